@@ -1,0 +1,214 @@
+"""What can go wrong, as types with fields; all of them survive pickling, because they cross processes."""
+
+from __future__ import annotations
+
+import signal
+
+__all__ = [
+    "ClaimFileLostError",
+    "ForeignNamespaceError",
+    "MpbakeryError",
+    "NotOwnedError",
+    "OwnerDiedWarning",
+    "SharingError",
+    "SlotsExhausted",
+    "UnknownLockError",
+    "WorkerDiedError",
+]
+
+
+def reraise_handlers(error: OSError) -> None:
+    """Raise `error` again if no system call has failed with it.
+
+    Then a signal handler has raised it in our midst: TimeoutError is an OSError, and what handlers of SIGALRM raise.
+    """
+    if error.errno is None:
+        raise error
+
+
+class MpbakeryError(RuntimeError):
+    """Base of every error that only mpbakery raises."""
+
+
+class NotOwnedError(MpbakeryError, AssertionError):
+    """A thread released, waited or notified under a lock that it does not hold.
+
+    It is an AssertionError as in multiprocessing, and a RuntimeError as in threading.
+    """
+
+
+class SlotsExhausted(MpbakeryError):
+    """Every slot of a lock belongs to a living thread, and one more thread wants to acquire it.
+
+    `lock` is the lock's name, `slots` how many slots it was made with, `most` how many a lock can have.
+    """
+
+    def __init__(self, lock: str, slots: int, most: int) -> None:
+        self.lock = lock
+        self.slots = slots
+        self.most = most
+        remedy = (
+            f"make the lock with more, as in Lock(slots={min(slots * 4, most)})"
+            if slots < most
+            else "that is as many as a lock can have, so let fewer threads use it"
+        )
+        super().__init__(
+            f"all {slots} slots of lock {lock} belong to living threads: every thread that uses a lock needs a slot "
+            f"of its own; {remedy}"
+        )
+
+    def __reduce__(self) -> tuple[type[SlotsExhausted], tuple[str, int, int]]:
+        return type(self), (self.lock, self.slots, self.most)
+
+
+class UnknownLockError(MpbakeryError):
+    """A pickled lock arrived in a process that does not have that lock.
+
+    `lock` is the lock's name, `identity` the hexadecimal identity that the pickle carried.
+    """
+
+    def __init__(self, lock: str, identity: str) -> None:
+        self.lock = lock
+        self.identity = identity
+        super().__init__(
+            f"lock {lock} ({identity}) is not known in this process: hand it over when the process starts, as an "
+            f"argument of Process, or with initializer=mpbakery.register, initargs=(lock,) of a pool; or fork the "
+            f"process after the lock was made"
+        )
+
+    def __reduce__(self) -> tuple[type[UnknownLockError], tuple[str, str]]:
+        return type(self), (self.lock, self.identity)
+
+
+class SharingError(MpbakeryError):
+    """A lock was handed to a process in a way that its memory cannot follow."""
+
+
+class ForeignNamespaceError(MpbakeryError):
+    """A lock was used in a PID namespace other than the one that it was made in.
+
+    `lock` is the lock's name, `made_in` and `used_in` are the inode numbers of the two namespaces.
+    """
+
+    def __init__(self, lock: str, made_in: int, used_in: int) -> None:
+        self.lock = lock
+        self.made_in = made_in
+        self.used_in = used_in
+        super().__init__(
+            f"lock {lock} was made in PID namespace {made_in} and is used in {used_in}, where its process numbers "
+            f"mean other processes: make a lock inside that namespace, after unshare() or in the container"
+        )
+
+    def __reduce__(self) -> tuple[type[ForeignNamespaceError], tuple[str, int, int]]:
+        return type(self), (self.lock, self.made_in, self.used_in)
+
+
+class ClaimFileLostError(MpbakeryError):
+    """The descriptor that guards the claiming of slots was closed, or now is another file.
+
+    `lock` is the lock's name, `descriptor` the number that the file had.
+    """
+
+    def __init__(self, lock: str, descriptor: int) -> None:
+        self.lock = lock
+        self.descriptor = descriptor
+        super().__init__(
+            f"descriptor {descriptor}, which guards the slots of lock {lock}, was closed or replaced: this thread "
+            f"has no slot and cannot claim one; leave that descriptor open (a daemon that closes descriptors can "
+            f"keep it by its number, lock.fileno())"
+        )
+
+    def __reduce__(self) -> tuple[type[ClaimFileLostError], tuple[str, int]]:
+        return type(self), (self.lock, self.descriptor)
+
+
+class WorkerDiedError(MpbakeryError):
+    """A task of a `Pool` has no result, because a worker died.
+
+    `function` is the name of the task's function, `index` its number among the tasks of its job, counted from 0. If the
+    task is a chunk of a map, `items` says how many items of the iterable it stands for; else it is None. `tries` is how
+    many workers died while they ran it, `pid` and `exitcode` are the last one's, as `multiprocessing.Process` has them.
+
+    If `given_up` is true, the pool has no workers any more, because one after another died before it could take a task.
+    Then `pid` and `exitcode` are those of the last of these; 0 and None if it could not even be started, and the cause
+    of the error says why.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        index: int,
+        items: int | None,
+        pid: int,
+        exitcode: int | None,
+        tries: int,
+        given_up: bool = False,
+    ) -> None:
+        self.function = function
+        self.index = index
+        self.items = items
+        self.pid = pid
+        self.exitcode = exitcode
+        self.tries = tries
+        self.given_up = given_up
+        task = f"task {index} of {function}" if items is None else f"chunk {index} of {function} ({items} items)"
+        if not given_up:
+            often = "" if tries == 1 else f", as {tries - 1} before it"
+            message = (
+                f"worker {pid} {_end_of_process(exitcode)} while it ran {task}{often}: the result is lost, and what "
+                f"the task has done so far stays done; if it may run again, make the pool with more retries, as in "
+                f"Pool(..., retries={tries})"
+            )
+        elif pid:
+            message = (
+                f"{task} is not run: one worker after another dies before it can take a task, the last one, {pid}, "
+                f"{_end_of_process(exitcode)}; look at the pool's initializer, and at what the workers print"
+            )
+        else:
+            message = (
+                f"{task} is not run: there are no workers any more, and the system refuses to start new ones; let "
+                f"fewer processes run, and make another pool"
+            )
+        super().__init__(message)
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that killed the worker, None if it ended otherwise."""
+        return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
+
+    def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[object, ...]]:
+        fields = self.function, self.index, self.items, self.pid, self.exitcode, self.tries, self.given_up
+        return type(self), fields
+
+
+def _end_of_process(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "came to an unknown end"
+    if exitcode >= 0:
+        return f"ended with exit code {exitcode}"
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"
+
+
+class OwnerDiedWarning(RuntimeWarning):
+    """The process that held the lock is gone, and the lock was handed over to this one.
+
+    `lock` is the lock's name, `pid`, `thread` and `process` say who died (the native thread id, the name of the
+    process), `held` how many seconds passed between its acquire and this warning.
+    """
+
+    def __init__(self, lock: str, pid: int, thread: int, process: str, held: float) -> None:
+        self.lock = lock
+        self.pid = pid
+        self.thread = thread
+        self.process = process
+        self.held = held
+        super().__init__(
+            f"process {pid} ({process}) died while it held lock {lock}, which it took {held:.3f} s ago: what the "
+            f"lock protects may be half written"
+        )
+
+    def __reduce__(self) -> tuple[type[OwnerDiedWarning], tuple[str, int, int, str, float]]:
+        return type(self), (self.lock, self.pid, self.thread, self.process, self.held)
