@@ -1,0 +1,97 @@
+"""A drop-in for multiprocessing.Lock that survives what kills it: Lamport's bakery over anonymous shared memory."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import typing
+
+if sys.platform == "win32":
+    raise ImportError(
+        "mpbakery needs a POSIX system: it stands on fork, mmap and record locks; on Windows, use multiprocessing.Lock"
+    )
+
+from mpbakery._barrier import Barrier
+from mpbakery._condition import Condition
+from mpbakery._errors import (
+    ClaimFileLostError,
+    ForeignNamespaceError,
+    MpbakeryError,
+    NotOwnedError,
+    OwnerDiedWarning,
+    SharingError,
+    SlotsExhausted,
+    UnknownLockError,
+    WorkerDiedError,
+)
+from mpbakery._event import Event
+from mpbakery._lock import Lock
+from mpbakery._rlock import RLock
+from mpbakery._semaphore import BoundedSemaphore, Semaphore
+from mpbakery._shared import register
+from mpbakery._snapshot import Owner, SemaphoreStatistics, Statistics, Waiting
+
+if typing.TYPE_CHECKING:
+    from mpbakery._context import get_context
+    from mpbakery._install import install, installed, uninstall
+    from mpbakery._pool import Pool
+    from mpbakery._values import Array, RawArray, RawValue, Value
+
+__all__ = [
+    "Array",
+    "Barrier",
+    "BoundedSemaphore",
+    "ClaimFileLostError",
+    "Condition",
+    "Event",
+    "ForeignNamespaceError",
+    "Lock",
+    "MpbakeryError",
+    "NotOwnedError",
+    "Owner",
+    "OwnerDiedWarning",
+    "Pool",
+    "RLock",
+    "RawArray",
+    "RawValue",
+    "Semaphore",
+    "SemaphoreStatistics",
+    "SharingError",
+    "SlotsExhausted",
+    "Statistics",
+    "UnknownLockError",
+    "Value",
+    "Waiting",
+    "WorkerDiedError",
+    "get_context",
+    "install",
+    "installed",
+    "register",
+    "uninstall",
+]
+
+__version__ = "1.0.0"
+
+#: What is loaded when it is first used, and from where: it needs ctypes, or pools and queues, which a lock does not.
+_LATER = {
+    "Array": "_values",
+    "Pool": "_pool",
+    "RawArray": "_values",
+    "RawValue": "_values",
+    "Value": "_values",
+    "get_context": "_context",
+    "install": "_install",
+    "installed": "_install",
+    "uninstall": "_install",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
