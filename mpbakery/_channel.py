@@ -1,0 +1,286 @@
+"""Between a pool and one of its workers: a pipe each way, and whole messages in them.
+
+Nothing is shared with other workers, so there is no lock that could die with one of them. The protocol: the worker says
+that it is ready, with an empty message; from then on every task is answered by one result; an empty task sends it home.
+So there is never more than one message under way in one direction.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+import threading
+import weakref
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Final
+
+#: The length of the message that follows (bytes).
+_HEADER: Final = struct.Struct("!Q")
+#: A message without content.
+EMPTY: Final = _HEADER.pack(0)
+#: What a pipe holds on Linux, unless it was told otherwise (bytes).
+PIPE_SIZE: Final = 1 << 16
+#: Shorter messages are put together with their header, to write both at once (bytes).
+_SHORT: Final = 1 << 14
+
+#: The ends that belong to this process alone.
+_ours: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def message_of(content: Any) -> bytes:
+    """The message that carries an object; raises what pickling raises."""
+    pickled = ForkingPickler.dumps(content)
+    return b"".join((_HEADER.pack(len(pickled)), pickled))
+
+
+def private_pipe() -> tuple[Connection, Connection]:
+    """A pipe that no forked child keeps open: its reading and its writing end, which do not block."""
+    reader, writer = Pipe(duplex=False)
+    for end in (reader, writer):
+        _keep(end)
+    return reader, writer
+
+
+def _keep(end: Connection) -> None:
+    os.set_blocking(end.fileno(), False)
+    _ours.add(end)
+
+
+def close(end: Connection) -> None:
+    """Close an end that is private."""
+    _ours.discard(end)  # first, or a fork in between would close whatever has got the number of the descriptor
+    end.close()
+
+
+def _after_fork_in_child() -> None:
+    """Close the parent's ends: a worker that holds those of another would keep it from seeing that the parent died."""
+    for end in list(_ours):
+        close(end)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class WorkerEnd:
+    """The worker's ends: what `multiprocessing.pool.worker` takes for its two queues."""
+
+    _tasks: Connection
+    _results: Connection
+
+    def __init__(self) -> None:
+        self._is_ready = False
+
+    def open(self) -> tuple[Connection, Connection]:
+        """Make the pipes; returns the parent's ends, for tasks and for results."""
+        self._tasks, tasks = Pipe(duplex=False)
+        results, self._results = Pipe(duplex=False)
+        for end in (tasks, results):
+            _keep(end)
+        return tasks, results
+
+    def close(self) -> None:
+        """Close the parent's copies of the worker's ends."""
+        self._tasks.close()
+        self._results.close()
+
+    def get(self) -> Any:
+        """The next task, None if there are no more. Raises EOFError if the parent is gone."""
+        if not self._is_ready:
+            self._is_ready = True
+            self._write(EMPTY)
+        # The length is read first and alone: whoever is killed while it waits has then not taken a task, even if the
+        # kernel has still given it what it asked for.
+        tasks = self._tasks.fileno()
+        (size,) = _HEADER.unpack(_read(tasks, _HEADER.size))
+        if size == 0:
+            return None
+        pickled = _read(tasks, size)
+        try:
+            function, arguments, keywords = ForkingPickler.loads(pickled)
+        except Exception as error:  # that of the task, instead of the end of its worker
+            function, arguments, keywords = _raise, (error,), {}
+        # The pool knows which task this worker has, so what would say that is left out.
+        return None, None, function, arguments, keywords
+
+    def put(self, answer: tuple[Any, Any, tuple[bool, Any]]) -> None:
+        """Send the result of the last task; raises what pickling raises, and has then sent nothing."""
+        pickled = ForkingPickler.dumps(answer[2])
+        header = _HEADER.pack(len(pickled))
+        if len(pickled) < _SHORT:
+            self._write(b"".join((header, pickled)))
+        else:
+            self._write(header)
+            self._write(pickled)
+
+    def _write(self, message: bytes | memoryview) -> None:
+        view = memoryview(message)
+        try:
+            while view:
+                view = view[os.write(self._results.fileno(), view) :]
+        except BrokenPipeError:
+            raise SystemExit(1) from None  # the parent is gone, and nobody wants to read a traceback
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _read(descriptor: int, size: int) -> bytearray:
+    content = bytearray(size)
+    view = memoryview(content)
+    while view:
+        count = os.readv(descriptor, [view])
+        if count == 0:
+            raise EOFError
+        view = view[count:]
+    return content
+
+
+class Worker:
+    """A worker as its pool sees it: the process, and the parent's ends of the pipes.
+
+    It stands for the process in the standard library's Pool, which starts it, joins it and terminates it.
+    """
+
+    _tasks: Connection
+    _results: Connection
+
+    def __init__(self, context: BaseContext, target: Any, arguments: tuple[Any, ...]) -> None:
+        self._end = WorkerEnd()
+        self.process: BaseProcess | NoProcess = context.Process(  # type: ignore[attr-defined]
+            target=target, args=(self._end, self._end, *arguments)
+        )
+        self._asking = threading.Lock()
+        self._incoming = bytearray()
+        self.outgoing = memoryview(b"")
+
+    def __repr__(self) -> str:
+        return repr(self.process)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.process, name)
+
+    @property
+    def name(self) -> str:
+        """The name of the process."""
+        return self.process.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.process.name = name
+
+    @property
+    def daemon(self) -> bool:
+        """Whether the process ends with its parent."""
+        return self.process.daemon
+
+    @daemon.setter
+    def daemon(self, daemon: bool) -> None:
+        self.process.daemon = daemon
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, None while the process lives."""
+        # Two threads of a pool ask; of two that ask at once, one would get another answer under forkserver.
+        with self._asking:
+            return self.process.exitcode
+
+    def open(self) -> None:
+        """Make the pipes and start the process."""
+        self._tasks, self._results = self._end.open()
+        try:
+            self.process.start()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._end.close()
+
+    def close(self) -> None:
+        """Close the parent's ends."""
+        close(self._tasks)
+        close(self._results)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """The parent's ends, for tasks and for results."""
+        return self._tasks.fileno(), self._results.fileno()
+
+    def send(self, message: bytes) -> None:
+        """Write a message, or as much of it as the pipe takes; the rest of it is `outgoing`."""
+        self.outgoing = memoryview(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is outgoing, as much as the pipe takes. Raises BrokenPipeError if there is no reader any more."""
+        descriptor = self.descriptors[0]
+        try:
+            while self.outgoing:
+                self.outgoing = self.outgoing[os.write(descriptor, self.outgoing) :]
+        except BlockingIOError:
+            pass
+
+    def receive(self) -> memoryview | None:
+        """The content of the message that comes in, None if it is not complete.
+
+        Raises EOFError if there is no writer any more, BlockingIOError if there is nothing to read.
+        """
+        data = os.read(self.descriptors[1], PIPE_SIZE)
+        if not data:
+            raise EOFError
+        self._incoming += data
+        if len(self._incoming) < _HEADER.size:
+            return None
+        (size,) = _HEADER.unpack_from(self._incoming)
+        if len(self._incoming) < _HEADER.size + size:
+            return None
+        content = memoryview(self._incoming)[_HEADER.size :]
+        self._incoming = bytearray()
+        return content
+
+    def receive_last(self) -> memoryview | None:
+        """The content of the message that a dead worker has sent completely, None if there is none."""
+        try:
+            while (content := self.receive()) is None:
+                pass
+        except (EOFError, BlockingIOError):
+            return None
+        return content
+
+    def has_taken(self) -> bool:
+        """Whether a dead worker has read all that was written to it."""
+        if self.outgoing:
+            return False
+        try:
+            unread = fcntl.ioctl(self.descriptors[0], termios.FIONREAD, bytes(4))
+        except OSError:
+            return True  # where the system does not tell: then it may have
+        return not any(unread)
+
+
+class NoProcess:
+    """Stands in a pool's list of workers where there is no process, because it could not be started.
+
+    With an exit code it will be replaced; without one it stays.
+    """
+
+    name = "nobody"
+    daemon = True
+    pid = None
+
+    def __init__(self, exitcode: int | None) -> None:
+        self.exitcode = exitcode
+
+    def is_alive(self) -> bool:
+        """Never."""
+        return False
+
+    def start(self, timeout: float | None = None) -> None:
+        """Do nothing, as all of these."""
+
+    join = terminate = kill = close = start
