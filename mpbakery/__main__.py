@@ -1,0 +1,206 @@
+"""The command line: `python3 -m mpbakery`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import mpbakery
+from mpbakery import demo, halfbaked
+from mpbakery._console import Console, cleared, plural
+from mpbakery._ledger import TornRecordError
+
+FINE: Final = 0
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+STUCK: Final = 3
+
+_PROGRAM: Final = "python3 -m mpbakery"
+_STATUSES: Final = """
+exit status:
+  0    everything is as it should be
+  1    it is not: {wrong}
+  2    an argument is wrong, or there is nothing to do
+  3    stuck: nothing happened for as long as --limit says
+  130  ended by Ctrl-C (128 + 15 by SIGTERM; 128 + 13: nobody reads the output any more)
+"""
+_MOST_WORKERS: Final = 256
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{_PROGRAM}: {message} (try --help)\n")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return number
+
+    return whole
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0 and up to 86400")
+    return seconds
+
+
+def _parser(program: str, description: str, wrong: str) -> _Parser:
+    parser = _Parser(
+        prog=program,
+        description=description,
+        epilog=_STATUSES.format(wrong=wrong),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--limit", type=_seconds, default=10.0, metavar="SECONDS", help="give up when nothing happens for so long (10)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
+    parser.add_argument("--version", action="version", version=f"mpbakery {mpbakery.__version__}")
+    return parser
+
+
+def _demo_parser() -> _Parser:
+    parser = _parser(
+        _PROGRAM,
+        "Count the words of many files with a multiprocessing.Pool whose workers write one\n"
+        "ledger under one lock, and kill one of them while it holds the lock.\n\n"
+        "halfbaked as the first argument runs the recipe of the half-baked mutex instead: see\n"
+        "halfbaked --help. (A folder of that name is ./halfbaked.)",
+        "a record is torn or lost, or the serial count differs",
+    )
+    parser.add_argument(
+        "folder", nargs="?", help="count all files in it and below it (the source files of Python's standard library)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_whole(1, _MOST_WORKERS),
+        default=min(8, max(4, os.cpu_count() or 1)),
+        metavar="N",
+        help="how many processes (%(default)s)",
+    )
+    parser.add_argument("--no-kill", dest="kill", action="store_false", help="let all workers live")
+    parser.add_argument("--lock", choices=demo.LOCKS, default=demo.LOCKS[0], help="whose lock (%(default)s)")
+    return parser
+
+
+def _halfbaked_parser() -> _Parser:
+    parser = _parser(
+        f"{_PROGRAM} halfbaked",
+        "Fork five times, which makes 32 processes, and let each print its line 100 times,\n"
+        "character by character, under one lock.",
+        "a line is broken or missing, or a process did not end well",
+    )
+    parser.add_argument(
+        "--forks", type=_whole(0, 8), default=5, metavar="N", help="fork N times: 2 to the power of N processes (5)"
+    )
+    parser.add_argument(
+        "--rounds", type=_whole(1, 1_000_000), default=100, metavar="N", help="how many lines each process prints (100)"
+    )
+    parser.add_argument("--no-lock", dest="locked", action="store_false", help="print without the lock, and see")
+    return parser
+
+
+def _run_demo(arguments: Sequence[str]) -> int:
+    parser = _demo_parser()
+    options = parser.parse_args(arguments)
+    folder = demo.standard_library() if options.folder is None else options.folder
+    try:
+        files = demo.find_files(options.folder)
+    except FileNotFoundError:
+        parser.error(f"folder {folder!r} does not exist")
+    except NotADirectoryError:
+        parser.error(f"{folder!r} is not a folder")
+    except OSError as error:
+        parser.error(f"folder {folder!r} cannot be read: {error.strerror}")
+    if not any(map(demo.is_readable, files)):
+        parser.error(f"folder {folder!r} has no readable file")
+    console = Console(quiet=options.json)
+    console.say(f"Counting words: {plural(len(files), 'file')} in {folder}")
+    workers = plural(options.workers, "worker")
+    console.say(f"{workers} of a multiprocessing.Pool, one ledger file, one {options.lock}.Lock")
+    console.gap()
+    settings = demo.Settings(files, options.workers, options.lock, options.kill, options.limit)
+    with cleared(console):
+        result = demo.run(settings, console)
+    if options.json:
+        _print_json(demo.as_json(result))
+    else:
+        demo.report(result, console)
+    return STUCK if result.stall else FINE if result.is_right else FAILED
+
+
+def _run_halfbaked(arguments: Sequence[str]) -> int:
+    options = _halfbaked_parser().parse_args(arguments)
+    console = Console(quiet=options.json)
+    settings = halfbaked.Settings(options.forks, options.rounds, options.locked, options.limit)
+    result = halfbaked.run(settings, console)
+    if options.json:
+        _print_json(halfbaked.as_json(result))
+    else:
+        halfbaked.report(result, settings, console)
+    return STUCK if result.stalled else FINE if result.is_right else FAILED
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result, indent=2), flush=True)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End in good order when a signal says so, with no other signal to disturb that."""
+    for ending in demo.ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _drop_output() -> None:
+    """What is still in the buffer would be tried again at exit, complained about, and change the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name; the exit status."""
+    for ending in demo.ENDINGS:
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # the name of a folder may be any bytes
+    try:
+        if arguments[:1] == ["halfbaked"]:
+            return _run_halfbaked(arguments[1:])
+        return _run_demo(arguments)
+    except BrokenPipeError:
+        _drop_output()
+        return 128 + signal.SIGPIPE
+    except (OSError, ImportError, TornRecordError) as error:
+        _drop_output()
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.write(f"{_PROGRAM}: {error}\n")
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
