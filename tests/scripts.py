@@ -1,0 +1,42 @@
+"""Running the scripts for long runs as a person would, with the package that the tests use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from workers import DEADLINE
+
+import mpbakery
+
+
+def start(*command: str) -> subprocess.Popen[str]:
+    """Start a command of the interpreter, with the package that the tests use."""
+    package = str(Path(mpbakery.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [package, str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = DEADLINE) -> tuple[int, str, str]:
+    """Wait until a command has ended; its exit status, and what it wrote to stdout and stderr."""
+    with process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+    return process.returncode, out, err
+
+
+def run(*command: str, seconds: float = DEADLINE) -> str:
+    """What a command prints, which must end well and complain of nothing."""
+    status, out, err = finish(start(*command), seconds)
+    assert (status, err) == (0, "")
+    return out

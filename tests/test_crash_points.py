@@ -1,0 +1,80 @@
+"""A process is killed after each of the operations on shared memory that it makes of a lock, one process for each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from multiprocessing.context import BaseContext
+
+import pytest
+from broken import (
+    believe_in_eternal_life,
+    keep_the_dead,
+    raise_high_too_late,
+    tell_nobody,
+    tell_twice,
+    trust_who_sets_out,
+)
+from crashes import Fault, Report, Scene, direct
+from meter import RETURNED
+from scenes import SCENES, AcquireBehindHolder, Hold, Register, Release, ReleaseForAnother
+from workers import DEADLINE, Crew, expect
+
+import mpbakery
+
+#: The next one is to have the lock within a quarter of a second; on a loaded machine within this (s).
+HANDED_OVER = 5.0
+
+#: How many victims are played with at a time.
+CASTS = 4
+#: More operations than any scene has that needs a new lock for each.
+MANY = 60
+
+
+def play(ctx: BaseContext, crew: Crew, scene: Scene, limit: float = HANDED_OVER) -> Report:
+    """What becomes of the victims of a scene, whose locks are sent by a start method."""
+    locks = [mpbakery.Lock(slots=scene.slots, ctx=ctx) for _ in range(MANY if scene.fresh else CASTS)]
+    pipes = [ctx.Pipe(duplex=False) for _ in range(CASTS)]
+    crew.start(direct, [theirs for _ours, theirs in pipes], locks, scene, limit)
+    for _ours, theirs in pipes:
+        theirs.close()
+    reports: list[Report] = [expect(ours, DEADLINE) for ours, _theirs in pipes]
+    crew.finish()
+    return Report(
+        {fatal: end for report in reports for fatal, end in report.ends.items()},
+        next((report.wrong for report in reports if report.wrong), ""),
+        sum(report.torn for report in reports),
+    )
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+def test_killed_after_every_operation(ctx: BaseContext, ctx_crew: Crew, scene: type[Scene]) -> None:
+    report = play(ctx, ctx_crew, scene())
+    assert not report.wrong, report.wrong
+    ends = [report.ends[fatal] for fatal in range(len(report.ends))]
+    operations = [end.operation for end in ends]
+    assert operations.index(RETURNED) == len(ends) - CASTS, "each cast has played until its victim came to the end"
+    assert len(ends) - CASTS < MANY
+    assert scene.operations <= set(operations)
+    assert tuple(held for held, _ends in itertools.groupby(end.held for end in ends)) == scene.held
+    assert (report.torn > 0) is scene.tears
+
+
+FAULTS: list[tuple[type[Scene], Fault, float, str]] = [
+    (AcquireBehindHolder, believe_in_eternal_life, 1.0, "the heir did not get the lock within"),
+    (Release, keep_the_dead, HANDED_OVER, r"operation 0 \(none\): SlotsExhausted"),
+    (Register, raise_high_too_late, HANDED_OVER, r"\(store PID\[0\]\): SlotsExhausted"),
+    (Release, tell_twice, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[(\d+), \1\] instead"),
+    (Hold, tell_nobody, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[\] instead"),
+    (ReleaseForAnother, trust_who_sets_out, HANDED_OVER, "the heir has the lock, and so has|that nobody holds"),
+]
+
+
+@pytest.mark.parametrize(
+    ("scene", "fault", "limit", "wrong"), FAULTS, ids=[fault.__name__ for _scene, fault, _limit, _wrong in FAULTS]
+)
+def test_a_broken_lock_is_found_out(
+    fork: BaseContext, crew: Crew, scene: type[Scene], fault: Fault, limit: float, wrong: str
+) -> None:
+    report = play(fork, crew, scene(fault), limit)
+    assert re.search(wrong, report.wrong), report.wrong

@@ -1,0 +1,48 @@
+"""Every example of the documentation runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```output\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+#: A piece of a program, which shows a form of words rather than a program.
+FRAGMENT = re.compile(r"^with lock:\n    \.\.\.\n\Z")
+
+
+def examples() -> list[object]:
+    return [
+        pytest.param(match["code"], match["output"], id=f"{page.stem}-{number}")
+        for page in PAGES
+        for number, match in enumerate(BLOCK.finditer(page.read_text()), 1)
+        if not FRAGMENT.match(match["code"])
+    ]
+
+
+def test_there_are_examples_on_every_page_that_has_code() -> None:
+    assert len(examples()) >= 10
+
+
+@pytest.mark.parametrize(("code", "output"), examples())
+def test_example(code: str, output: str | None, tmp_path: Path) -> None:
+    if "import tqdm" in code:
+        pytest.importorskip("tqdm", reason="the only module of others in the documentation is not installed here")
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    if output is not None:
+        assert run.stdout == output
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target

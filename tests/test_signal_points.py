@@ -1,0 +1,44 @@
+"""Signals and exceptions at every bytecode: where handlers run, nothing is left behind, whatever the handler does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import FIGURES
+from points import Report
+from situations import SITUATIONS, Comparison, compare_with_storm, strike_situation
+from workers import DEADLINE, Crew, expect
+
+#: What must not even come of an exception where no interpreter lets a handler run.
+NEVER = {"two in at once", "not held by who thinks so", "the holder was changed"}
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_point_of(crew: Crew, name: str, record_property: Callable[[str, object], None]) -> None:
+    ours, theirs = crew.context.Pipe()
+    crew.start(strike_situation, theirs, name)
+    theirs.close()
+    report = expect(ours, DEADLINE)
+    crew.finish()
+    assert isinstance(report, Report)
+    record_property(FIGURES, f"{name}: {report}")
+    assert not report.wrong, "\n".join(report.wrong)
+    assert 0 < report.handled < report.points
+    assert not NEVER & set(report.elsewhere), report
+    # where others have a say, or the clock, a point need not come again
+    assert report.missed <= (0 if SITUATIONS[name].visits is None else report.points // 10)
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(("what", "kinds"), [("many_kinds", 5), ("With", 2)])
+def test_real_signals_are_handled_where_they_are_said_to_be(crew: Crew, what: str, kinds: int) -> None:
+    """Tracing could change where handlers run, and the tests above would strike at the wrong points."""
+    ours, theirs = crew.context.Pipe()
+    crew.start(compare_with_storm, theirs, what, 4_000, storm=True)
+    comparison: Comparison = expect(ours, DEADLINE)
+    crew.finish()
+    missing = comparison.seen - comparison.expected
+    assert not missing, f"handlers run at points that nothing strikes at: {missing}"
+    assert len(comparison.seen) >= len(comparison.expected) / 2
+    assert len(comparison.kinds) >= kinds, comparison
