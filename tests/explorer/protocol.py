@@ -1,0 +1,87 @@
+"""The lock's own code, as shipped or with one small change, for the simulation to run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import mpbakery
+
+#: The modules that run in the simulation, each after those that it imports.
+MODULES: Final = (
+    "_line",
+    "_seats",
+    "_waiter",
+    "_bakery",
+    "_slots",
+    "_turnstile",
+    "_waiting_room",
+    "_event",
+    "_condition",
+)
+_FOLDER: Final = Path(mpbakery.__file__).parent
+
+
+@dataclass(frozen=True)
+class Change:
+    """One piece of a module's text, and what takes its place."""
+
+    module: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What the simulation needs of the lock's code."""
+
+    Bakery: Any
+    Turnstile: Any
+    Event: Any
+    Condition: Any
+    SlotTable: Any
+    SlotsExhausted: type[Exception]
+
+
+def load(*changes: Change) -> Protocol:
+    """The protocol with some changes, or as it is shipped.
+
+    Raises ValueError if what is to be changed does not stand in the module exactly once.
+    """
+    texts = {name: (_FOLDER / f"{name}.py").read_text() for name in MODULES}
+    for change in changes:
+        found = texts[change.module].count(change.old)
+        if found != 1:
+            raise ValueError(
+                f"{change.old!r} stands in {change.module} {found} times: the list of mutants is out of date"
+            )
+        texts[change.module] = texts[change.module].replace(change.old, change.new)
+    names = [f"mpbakery.{name}" for name in MODULES]
+    shipped = {name: importlib.import_module(name) for name in names}
+    if not changes:
+        modules: dict[str, ModuleType] = shipped
+    else:
+        modules = {}
+        try:
+            for name in names:
+                module = ModuleType(name)
+                module.__file__ = f"<changed {name}>"
+                modules[name] = sys.modules[name] = module
+                exec(compile(texts[name.rpartition(".")[2]], module.__file__, "exec"), module.__dict__)
+        finally:
+            sys.modules.update(shipped)
+    bakery, turnstile, event, condition, slots = (
+        modules[f"mpbakery.{name}"] for name in ("_bakery", "_turnstile", "_event", "_condition", "_slots")
+    )
+    return Protocol(
+        bakery.Bakery,
+        turnstile.Turnstile,
+        event.Event,
+        condition.Condition,
+        slots.SlotTable,
+        mpbakery.SlotsExhausted,
+    )
