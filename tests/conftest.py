@@ -29,8 +29,10 @@ _GRACE = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make this process the one that orphans come to."""
+    """Make this process the one that orphans come to, and have what it starts heed Ctrl-C, as in a terminal."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

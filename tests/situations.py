@@ -556,6 +556,8 @@ class TakeOver(Acquire):
             self.lock.release()
 
     def operation(self) -> Operation:
+        # since 3.12 a fork warns if a thread that was joined still is on its way out, and it is not that to be counted
+        warnings.simplefilter("ignore")
         _in_dying_child(self.lock.acquire)
         self._told = 0
         warnings.resetwarnings()

@@ -634,10 +634,11 @@ def test_a_fence_can_be_used_in_every_order(kind: type[_fence.Fence]) -> None:
 
 def test_yielding_can_be_afforded() -> None:
     """The fence of machines that are not x86: a trip through the scheduler."""
-    start = time.perf_counter()
+    # of the processor, since on a busy machine the others use the time that is yielded to them
+    start = time.thread_time()
     for _ in range(1000):
         os.sched_yield()
-    assert time.perf_counter() - start < 5, "a yield takes milliseconds: machines that are not x86 want another fence"
+    assert time.thread_time() - start < 1, "a yield takes a millisecond: machines that are not x86 want another fence"
 
 
 def test_the_fenced_offset_runs_no_python_and_gives_the_offset(
