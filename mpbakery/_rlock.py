@@ -10,7 +10,7 @@ from mpbakery._errors import NotOwnedError
 from mpbakery._fence import pop_release_offset
 from mpbakery._line import Line
 from mpbakery._lock import Lock
-from mpbakery._memory import OWNER, RECURSIVE_LOCK, SCRATCH, WORD, LateWord
+from mpbakery._memory import ATTENTION, OWNER, RECURSIVE_LOCK, SCRATCH, WORD, LateWord
 from mpbakery._seats import Seats, Slot
 
 _NOTHING = SCRATCH * WORD
@@ -49,7 +49,13 @@ class RecursiveSlot(Slot):
                 f"{self.line.memory.name} can release it, and as often as it did"
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
-        self.wake_next()
+        # Store, fence, look, as in `Slot`.
+        try:
+            self.free()
+        except RuntimeError:
+            self.refree()
+        if self.words[ATTENTION]:
+            self.line.attend()
         return False
 
 

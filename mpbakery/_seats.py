@@ -111,7 +111,13 @@ class Slot:
             if self.line.is_held_here():
                 self.line.release_for_another()
             return False
-        if self.wake_next():
+        # Store, fence, look: else a waiter that sees the lock held and parks, and we, who see nobody, miss each other.
+        try:
+            self.free()
+        except RuntimeError:
+            self.refree()
+        if self.words[ATTENTION]:
+            self.line.attend()
             self.left = max(self.left, self.line.left_by_others(self.left_by_others, self.entered))
         # Counted rather than marked as held, because a handler may acquire and release between the store and here.
         left = self.left + 1
@@ -123,19 +129,13 @@ class Slot:
             self.line.release_for_another()
         return False
 
-    def wake_next(self) -> bool:
-        """After the store that freed the lock: wake the next in line; whether there was more to do than to look."""
-        # Store, fence, look: else a waiter that sees the lock held and parks, and we, who see nobody, miss each other.
-        try:
-            self.free()
-        except RuntimeError:
-            # another thread's acquisition, or a handler's fence, left it free: fence, and leave it free again
-            self.take(False)
-            self.refence()
-        if self.words[ATTENTION]:
-            self.line.attend()
-            return True
-        return False
+    def refree(self) -> None:
+        """A full fence that leaves the private lock free, as `free` has just found it.
+
+        Another thread's acquisition, or a handler's fence, has left it so.
+        """
+        self.take(False)
+        self.refence()
 
     def release_for_heir(self) -> None:
         """At the end of a `with` that was begun before the fork, in the child: release what it got, if it did."""

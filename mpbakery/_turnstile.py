@@ -186,9 +186,7 @@ class PermitSlot(Slot):
         try:
             self.free()
         except RuntimeError:
-            # another thread's acquisition, or a handler's fence, left it free: fence, and leave it free again
-            self.take(False)
-            self.refence()
+            self.refree()
         if self.words[HUNGRY]:
             self.line.feed()
         if self.line.bound != UNBOUNDED and self.line.permits() > self.line.bound:

@@ -33,7 +33,7 @@ from mpbakery import _identity
 _EXAMPLES = 3
 
 #: A storm is bounded, and a hung one is killed after this (s).
-STORM = 60.0
+STORM = 110.0
 
 #: A signal comes within this time, and an operation is repeated so often that it takes longer (s).
 _SOON = 100e-6
