@@ -357,7 +357,10 @@ class Turnstile(Bakery):
                     words[number] = IDLE
                     slot.busy = nested
                     if taken:
-                        self._seats.release()
+                        try:
+                            self._seats.release()
+                        except ValueError:
+                            pass  # somebody has given too many meanwhile, and is told
                     slot.line.wake_if_free()
                 raise
             return False

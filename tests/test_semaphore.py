@@ -9,6 +9,7 @@ import operator
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, kill,
 
 import mpbakery
 from mpbakery import _fence
+from mpbakery._turnstile import PermitLine
 
 KINDS = [mpbakery.Semaphore, mpbakery.BoundedSemaphore]
 
@@ -350,6 +352,37 @@ def test_bounded(fork: BaseContext) -> None:
         semaphore.release()
     assert semaphore.get_value() == 1
     assert [semaphore.acquire(False) for _ in range(2)] == [True, False]
+
+
+def test_too_many_given_meanwhile_do_not_hide_an_interruption(
+    fork: BaseContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken is given back, which is one more than allowed if somebody else has given too many."""
+    semaphore = mpbakery.BoundedSemaphore(1, ctx=fork)
+    semaphore.acquire()
+    wake = PermitLine.wake_if_free
+
+    def interrupt(line: PermitLine, *, once_more: bool = False) -> None:
+        wake(line, once_more=once_more)
+        if threading.current_thread() is threading.main_thread() and not once_more:
+            monkeypatch.undo()
+            semaphore.release()
+            with pytest.raises(ValueError, match="too many"):
+                semaphore.release()
+            raise KeyboardInterrupt
+
+    def give_to_a_waiter() -> None:
+        wait_until(lambda: semaphore.statistics().waiters, "a waiter")
+        monkeypatch.setattr(PermitLine, "wake_if_free", interrupt)
+        semaphore.release()
+
+    giver = threading.Thread(target=give_to_a_waiter, daemon=True)
+    giver.start()
+    with pytest.raises(KeyboardInterrupt):
+        semaphore.acquire(timeout=PATIENCE)
+    giver.join(PATIENCE)
+    assert semaphore.get_value() == 1
+    assert semaphore.acquire(False)
 
 
 def test_unbounded(fork: BaseContext) -> None:
