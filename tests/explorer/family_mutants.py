@@ -51,9 +51,7 @@ SEMAPHORE_MUTANTS: Final = {
         try:
             self.free()
         except RuntimeError:
-            # another thread's acquisition, or a handler's fence, left it free: fence, and leave it free again
-            self.take(False)
-            self.refence()
+            self.refree()
 """,
         "",
     ),
