@@ -11,7 +11,7 @@ from typing import Any, Final
 from mpbakery import _snapshot
 from mpbakery._bakery import Bakery, deadline_of
 from mpbakery._machine import ThisMachine
-from mpbakery._memory import BARRIER, FLAG, IDLE, LET_GO, NUMBERS, TURNED_AWAY, VALUE_AT
+from mpbakery._memory import BARRIER, FLAG, GUARD, IDLE, LET_GO, NUMBERS, TURNED_AWAY, VALUE_AT
 from mpbakery._rlock import RLock
 from mpbakery._shared import DEFAULT_SLOTS, needs_descriptor
 from mpbakery._waiting_room import Place, SharedRoom
@@ -27,6 +27,9 @@ class _Guard(RLock):
     """
 
     __slots__ = ()
+
+    _kind = GUARD
+    _noun = "barrier"
 
     def _set_up(self, machine: ThisMachine) -> None:
         memory = self._memory
@@ -72,7 +75,7 @@ class Barrier(SharedRoom):
         except TypeError:
             raise TypeError(f"parties is {parties!r}: give a whole number, from 1 on") from None
         if number < 1:
-            raise ValueError(f"parties is {number}: parties must be >= 1")
+            raise ValueError(f"parties is {number}: parties must be >= 1, as many as wait for each other")
         deadline_of(True, timeout, None, lambda: 0.0)
         self._assemble(_Guard(slots=slots, name=name, ctx=ctx), action, timeout)
         self._create(slots=slots, name=name, descriptor=needs_descriptor(ctx), value=number)

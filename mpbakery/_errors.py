@@ -38,27 +38,29 @@ class NotOwnedError(MpbakeryError, AssertionError):
 
 
 class SlotsExhausted(MpbakeryError):
-    """Every slot of a lock belongs to a living thread, and one more thread wants to acquire it.
+    """Every slot of a lock belongs to a living thread, and one more thread wants to use it.
 
-    `lock` is the lock's name, `slots` how many slots it was made with, `most` how many a lock can have.
+    `lock` is the lock's name, `slots` how many slots it was made with, `most` how many it could have had, and `kind`
+    the name of its class: every primitive has slots.
     """
 
-    def __init__(self, lock: str, slots: int, most: int) -> None:
+    def __init__(self, lock: str, slots: int, most: int, kind: str = "Lock") -> None:
         self.lock = lock
         self.slots = slots
         self.most = most
+        self.kind = kind
         remedy = (
-            f"make the lock with more, as in Lock(slots={min(slots * 4, most)})"
+            f"make it with more, as in {kind}(slots={min(slots * 4, most)})"
             if slots < most
-            else "that is as many as a lock can have, so let fewer threads use it"
+            else "there cannot be more, so let fewer threads use it"
         )
         super().__init__(
-            f"all {slots} slots of lock {lock} belong to living threads: every thread that uses a lock needs a slot "
-            f"of its own; {remedy}"
+            f"all {slots} slots of {kind} {lock} belong to living threads: every thread that uses it needs a slot of "
+            f"its own; {remedy}"
         )
 
-    def __reduce__(self) -> tuple[type[SlotsExhausted], tuple[str, int, int]]:
-        return type(self), (self.lock, self.slots, self.most)
+    def __reduce__(self) -> tuple[type[SlotsExhausted], tuple[str, int, int, str]]:
+        return type(self), (self.lock, self.slots, self.most, self.kind)
 
 
 class UnknownLockError(MpbakeryError):

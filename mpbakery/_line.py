@@ -159,8 +159,8 @@ class Line:
         held = words[OWNER]
         if not words[held]:
             raise ValueError(
-                "release of a lock that nobody holds: it was released twice, or never acquired (or its holder died "
-                "and another process has already taken it over and released it)"
+                f"release of lock {self.memory.name}, which nobody holds: it was released twice, or never acquired (or "
+                f"its holder died, and another process has already taken it over and released it)"
             )
         record = held - HELD
         entered = words[record + ENTERED]

@@ -86,6 +86,9 @@ BOUNDED_SEMAPHORE: Final = 4
 CONDITION: Final = 5
 EVENT: Final = 6
 BARRIER: Final = 7
+GUARD: Final = 8  # the lock inside a barrier
+#: The class that a user makes to have one of these.
+KINDS: Final = ("", "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Barrier")
 
 MAGIC: Final = int.from_bytes(b"mpbakery", "little")
 VERSION: Final = 1
@@ -139,6 +142,11 @@ class Memory:
         self.namespace: int = words[NAMESPACE_AT]
         self.identity = bytes(room[span_of(IDENTITY_AT, 2 * WORD)])
         self.name = self.text(NAME_AT, NAME_BYTES)
+
+    @property
+    def kind(self) -> str:
+        """The name of the class that a user makes to have what lives here."""
+        return KINDS[self.words[KIND_AT]]
 
     def text(self, word: int, size: int) -> str:
         """The zero-padded UTF-8 text that starts at `word`; a reader may meet it half written."""

@@ -97,8 +97,9 @@ class Shared:
             return find, (memory.identity, memory.name)
         if memory.descriptor < 0:
             raise SharingError(
-                f"lock {memory.name} was made for the fork start method, and cannot follow into a process that is "
-                f"started another way: make it with ctx=, as in Lock(ctx=multiprocessing.get_context('spawn'))"
+                f"{memory.kind} {memory.name} was made for the fork start method, and cannot follow into a process "
+                f"that is started another way: make it with ctx=, as in "
+                f"{memory.kind}(ctx=multiprocessing.get_context('spawn'))"
             )
         if not self._table.has_intact_claims():
             raise ClaimFileLostError(memory.name, memory.descriptor)
@@ -247,7 +248,7 @@ def receive(sent: Any, identity: bytes, name: str, kind: type[_S], parts: tuple[
     claims = ClaimFile(descriptor, owned=True)
     memory = _memory.attach(descriptor, kind._kind)
     if memory.identity != identity:
-        raise SharingError(f"descriptor {descriptor} is lock {memory.name}, not {name}, which was announced")
+        raise SharingError(f"descriptor {descriptor} is {memory.kind} {memory.name}, not {name}, which was announced")
     shared = kind.__new__(kind)
     shared._assemble(*parts)
     shared._adopt(memory, claims)

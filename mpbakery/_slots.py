@@ -126,7 +126,7 @@ class SlotTable:
             if slot == _NONE:
                 # Not raised before the claim lock is left: CPython 3.10 runs handlers where an exception is caught, and
                 # one that raises there would have it stay locked.
-                raise SlotsExhausted(self._memory.name, self._memory.slots, _memory.MAX_SLOTS)
+                raise SlotsExhausted(self._memory.name, self._memory.slots, _memory.MAX_SLOTS, self._memory.kind)
             return slot
 
     def is_dead(self, slot: int) -> bool:

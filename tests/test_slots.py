@@ -68,7 +68,7 @@ def test_one_thread_too_many(fork: BaseContext) -> None:
     threads = Threads()
     threads.use(lock, 3)
     try:
-        with pytest.raises(mpbakery.SlotsExhausted, match=r"all 3 slots of lock ledger.*Lock\(slots=12\)") as caught:
+        with pytest.raises(mpbakery.SlotsExhausted, match=r"all 3 slots of Lock ledger.*Lock\(slots=12\)") as caught:
             lock.acquire()
         assert (caught.value.lock, caught.value.slots) == ("ledger", 3)
         with pytest.raises(mpbakery.SlotsExhausted):

@@ -196,6 +196,7 @@ class SimulatedMemory:
 
     room = Bytes()
     name = "simulated"
+    kind = "Lock"
     identity = bytes(16)
     namespace = 1
 
