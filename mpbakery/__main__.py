@@ -31,7 +31,7 @@ exit status:
   1    it is not: {wrong}
   2    an argument is wrong, or there is nothing to do
   3    stuck: nothing happened for as long as --limit says
-  130  ended by Ctrl-C (128 + 15 by SIGTERM; 128 + 13: nobody reads the output any more)
+  130  ended by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP; 141: nobody reads on
 """
 _MOST_WORKERS: Final = 256
 
@@ -85,10 +85,10 @@ def _parser(program: str, description: str, wrong: str) -> _Parser:
 def _demo_parser() -> _Parser:
     parser = _parser(
         _PROGRAM,
-        "Count the words of many files with a multiprocessing.Pool whose workers write one\n"
-        "ledger under one lock, and kill one of them while it holds the lock.\n\n"
-        "halfbaked as the first argument runs the recipe of the half-baked mutex instead: see\n"
-        "halfbaked --help. (A folder of that name is ./halfbaked.)",
+        "Count the words of many files with a multiprocessing.Pool whose workers\n"
+        "write one ledger under one lock, and kill one of them while it holds it.\n\n"
+        "halfbaked as the first argument runs the recipe of the half-baked mutex\n"
+        "instead: see halfbaked --help. (A folder of that name is ./halfbaked.)",
         "a record is torn or lost, or the serial count differs",
     )
     parser.add_argument(
@@ -109,8 +109,8 @@ def _demo_parser() -> _Parser:
 def _halfbaked_parser() -> _Parser:
     parser = _parser(
         f"{_PROGRAM} halfbaked",
-        "Fork five times, which makes 32 processes, and let each print its line 100 times,\n"
-        "character by character, under one lock.",
+        "Fork five times, which makes 32 processes, and let each print its line\n"
+        "100 times, character by character, under one lock.",
         "a line is broken or missing, or a process did not end well",
     )
     parser.add_argument(
@@ -168,6 +168,12 @@ def _print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, indent=2), flush=True)
 
 
+def _describe(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+
+
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
     """End in good order when a signal says so, with no other signal to disturb that."""
     for ending in demo.ENDINGS:
@@ -198,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
     except (OSError, ImportError, TornRecordError) as error:
         _drop_output()
         with contextlib.suppress(OSError, AttributeError):
-            sys.stderr.write(f"{_PROGRAM}: {error}\n")
+            sys.stderr.write(f"{_PROGRAM}: {_describe(error)}\n")
         return FAILED
 
 

@@ -11,7 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final, TextIO
 
 _BAR_WIDTH: Final = 30
+_LEAST_BAR_WIDTH: Final = 6
 _TEXT_WIDTH: Final = 76
+#: What stands to the left of a text.
+_MARGIN: Final = 4
+#: With fewer turns than that, the shares differ a lot by chance alone.
+_FEW_TURNS: Final = 10
 _BLOCKS: Final = ("█", "░", "✓", "✗")
 _ASCII: Final = ("#", ".", "+", "!")
 #: The bar is drawn again after this many seconds at the earliest.
@@ -59,7 +64,8 @@ class Console:
         sign = self._signs[2 if good else 3]
         if self._colours:
             sign = f"\x1b[{32 if good else 31};1m{sign}\x1b[0m"
-        first, *others = textwrap.wrap(text, _TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)
+        width = min(_TEXT_WIDTH, _columns(self._out) - _MARGIN - 1)
+        first, *others = textwrap.wrap(text, max(width, 1), break_long_words=False, break_on_hyphens=False)
         self.say(f"  {sign} {first}")
         for line in others:
             self.say(f"    {line}")
@@ -72,36 +78,48 @@ class Console:
             self._out.buffer.flush()
 
     def progress(self, label: str, done: int, total: int, note: str = "") -> None:
-        """Show how much of something is done."""
-        if self._err is None or not self._talks:
+        """Show how much of something is done; where that cannot be shown any more, the work goes on without."""
+        if not self._talks:
             return
         if self._live:
             if done < total and time.monotonic() - self._drawn < _REDRAW:
                 return
             self._drawn = time.monotonic()
-            bar = self._picture(done / total, _BAR_WIDTH, self._bar_signs)
-            line = f"  {label}  {bar} {done * 100 // total:3d} %  {done:,} of {total:,}  {note}".rstrip()
-            self._bar = line[: max(_columns(self._err) - 1, 1)]
-            self._err.write(f"\r\x1b[K{self._bar}")
+            self._bar = self._progress_line(label, done, total, note)
+            self._show(f"\r\x1b[K{self._bar}")
         else:
             quarter = done * 4 // total
             if (label, quarter) == (self._label, self._quarter):
                 return
             self._label, self._quarter = label, quarter
-            self._err.write(f"{label}: {done:,} of {total:,}\n")
-        self._err.flush()
+            self._show(f"{label}: {done:,} of {total:,}\n")
 
     def clear(self) -> None:
         """Take the progress bar away, until the next progress."""
         if self._bar:
             self._bar = ""
             self._drawn = 0.0
-            self._err.write("\r\x1b[K")
-            self._err.flush()
+            self._show("\r\x1b[K")
 
     def bar(self, share: float, width: int = _BAR_WIDTH) -> str:
         """Draw a share between 0 and 1, for a line that stays."""
         return self._picture(share, width, self._signs).rstrip(self._signs[1])
+
+    def _show(self, text: str) -> None:
+        if self._err is not None:
+            try:
+                self._err.write(text)
+                self._err.flush()
+            except OSError:
+                self._err = None
+
+    def _progress_line(self, label: str, done: int, total: int, note: str) -> str:
+        """A line that fits the terminal: what is left beside the figures is for the bar, and then for the note."""
+        columns = _columns(self._err) - 1
+        before, after = f"  {label}  ", f"{done * 100 // total:3d} %  {done:,} of {total:,}"
+        width = min(_BAR_WIDTH, columns - len(before) - len(after) - 1)
+        bar = f"{self._picture(done / total, width, self._bar_signs)} " if width >= _LEAST_BAR_WIDTH else ""
+        return f"{before}{bar}{after}  {note}"[: max(columns, 1)].rstrip()
 
     @staticmethod
     def _picture(share: float, width: int, signs: Sequence[str]) -> str:
@@ -115,7 +133,7 @@ def cleared(console: Console) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(ValueError):
             console.clear()
 
 
@@ -138,6 +156,16 @@ def jain_index(shares: Sequence[float]) -> float:
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
 
 
+def evenness(turns: Sequence[int]) -> float | None:
+    """Jain's index of the turns that each had, None where nobody had enough to say anything."""
+    return jain_index(turns) if max(turns, default=0) >= _FEW_TURNS else None
+
+
+def show_evenness(index: float | None) -> str:
+    """Write the same for people."""
+    return "-" if index is None else f"{index:.4f}"
+
+
 def duration(seconds: float) -> str:
     """Write a time in the unit that suits it."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
@@ -156,8 +184,8 @@ def _can_show(stream: TextIO | None) -> bool:
     return True
 
 
-def _columns(stream: TextIO) -> int:
+def _columns(stream: TextIO | None) -> int:
     try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
+        return (stream and os.get_terminal_size(stream.fileno()).columns) or 80
     except (OSError, ValueError):
         return 80

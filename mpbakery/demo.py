@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import mpbakery
 from mpbakery import _identity
-from mpbakery._console import Console, duration, jain_index, plural, table
+from mpbakery._console import Console, duration, evenness, plural, show_evenness, table
 from mpbakery._ledger import Audit, Ledger, Record, Takeover
 
 if TYPE_CHECKING:
@@ -282,9 +282,8 @@ class Result:
 
     @property
     def evenness(self) -> float | None:
-        """Jain's index over the acquisitions of the workers that were there throughout; None if there are none."""
-        records = [share.records for share in self.shares if share.throughout]
-        return jain_index(records) if records else None
+        """Jain's index over the acquisitions of the workers that were there throughout; None if they are too few."""
+        return evenness([share.records for share in self.shares if share.throughout])
 
     def _wait(self, record: Record) -> float:
         return max(0.0, record.acquired - max(record.arrived, self.opened))
@@ -405,12 +404,14 @@ class _Job:
     def _tell_of_takeover(self, record: Record, dead: Takeover) -> None:
         wrote = f"wrote {plural(dead.cut, 'byte')} of its record, " if dead.cut else ""
         mended = "cut the torn record off, " if dead.cut else ""
+        heir = f"{record.process} (pid {record.pid})"
         later = duration(record.acquired - dead.since)
         self._console.tell(
             f"{dead.process} (pid {dead.pid}) got the lock, {wrote}and {self._fate(dead.pid)}.", good=False
         )
         self._console.tell(
-            f"{record.process} (pid {record.pid}) was handed the lock {later} later, {mended}and went on.", good=True
+            f"{heir} was handed the lock {later} after that, {mended}and went on.",
+            good=True,
         )
 
     def _replace_casualties(self, pool: Pool) -> None:
@@ -541,7 +542,6 @@ def _report_totals(result: Result, audit: Audit, console: Console) -> None:
     faults = ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in audit.faults.items())
     unreadable = sum(words is None for words in result.serial)
     always = sum(share.throughout for share in result.shares)
-    evenness = "-" if result.evenness is None else f"{result.evenness:.4f}"
     undisturbed = max(result.waits_undisturbed, default=None)
     but = f"{duration(undisturbed)} apart from the hand-over" if result.takeovers and undisturbed is not None else ""
     rows = [
@@ -549,13 +549,13 @@ def _report_totals(result: Result, audit: Audit, console: Console) -> None:
         ("words, serial count", f"{result.serial_words:,}", f"{agree}, in {duration(result.serial_seconds)}"),
         ("records", f"{len(result.records):,}", faults),
         ("longest wait", duration(max(result.waits)), but),
-        ("evenness", evenness, f"Jain's index of the {plural(always, 'worker')} always there"),
+        ("evenness", show_evenness(result.evenness), f"Jain's index of the {plural(always, 'worker')} always there"),
         ("throughput", f"{len(result.records) / max(result.seconds, 1e-9):,.0f}", "records a second"),
     ]
     if unreadable:
         rows.insert(3, ("unreadable files", f"{unreadable:,}", "counted as no words"))
     if result.statistics is not None:
-        recoveries = f"{result.statistics.recoveries:,} of them from a dead worker"
+        recoveries = f"one for opening the ledger; {result.statistics.recoveries:,} from a dead worker"
         rows.append(("acquisitions", f"{result.statistics.acquisitions:,}", recoveries))
     for line in table(rows, "<><"):
         console.say(line)

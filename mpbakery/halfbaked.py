@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, NoReturn
 
 import mpbakery
-from mpbakery._console import Console, duration, jain_index, plural, table
+from mpbakery._console import Console, duration, evenness, plural, show_evenness, table
 
 _LINE: Final = re.compile(rb" ------ (\d+) ------ ")
 _CHUNK: Final = 1 << 16
@@ -46,14 +46,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What was printed; `evenness` is Jain's index over the processes' lines when the first of them was through."""
+    """What was printed; `evenness` is Jain's index over the processes' lines when the first of them was through.
+
+    It is None where these are too few.
+    """
 
     processes: int
     processes_expected: int
     lines: int
     lines_expected: int
     broken: int
-    evenness: float
+    evenness: float | None
     fewest: int
     reaped: bool
     stalled: bool
@@ -131,7 +134,7 @@ def run(settings: Settings, console: Console) -> Result:
         lines=sum(proof.by_process.values()),
         lines_expected=expected * settings.rounds,
         broken=proof.broken,
-        evenness=jain_index(standings),
+        evenness=evenness(standings),
         fewest=min(standings),
         reaped=reaped,
         stalled=stalled,
@@ -253,7 +256,7 @@ def report(result: Result, settings: Settings, console: Console) -> None:
         ("processes", f"{result.processes:,} of {result.processes_expected:,}", f"from {forks}, {reaped}"),
         ("whole lines", f"{result.lines:,} of {result.lines_expected:,}", each),
         ("broken lines", f"{result.broken:,}", "" if settings.locked else "without the lock"),
-        ("evenness", f"{result.evenness:.4f}", "Jain's index when the first was through"),
+        ("evenness", show_evenness(result.evenness), "Jain's index when the first was through"),
         ("last in line", f"{result.fewest:,} of {rounds:,}", "lines printed by then"),
         ("time", duration(result.seconds), f"{result.lines / max(result.seconds, 1e-9):,.0f} lines a second"),
     ]
