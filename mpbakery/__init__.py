@@ -1,4 +1,4 @@
-"""A drop-in for multiprocessing.Lock that survives what kills it: Lamport's bakery over anonymous shared memory."""
+"""multiprocessing's locks, and what is made of them, that outlive killed processes: Lamport's bakery in Python."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import importlib
 import sys
 import typing
 
+if sys.version_info < (3, 10):  # noqa: UP036
+    # whoever runs a checkout, or has copied the folder, was not asked by an installer
+    raise ImportError(f"mpbakery needs Python 3.10 or later, and this is {sys.version.split()[0]}")
 if sys.platform == "win32":
     raise ImportError(
         "mpbakery needs a POSIX system: it stands on fork, mmap and record locks; on Windows, use multiprocessing.Lock"

@@ -42,7 +42,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, TypeVar, cast
 
 from mpbakery._interfaces import Machine, SharedMemory, Table
 from mpbakery._line import NAP, Line
@@ -52,6 +52,8 @@ from mpbakery._waiter import HEAD, Waiter
 
 #: How many seconds an attempt whose time is up may take to claim its thread's slot.
 CLAIM_GRACE: Final = 0.02
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def deadline_of(block: bool, timeout: float | None, blocking: bool | None, clock: Callable[[], float]) -> float | None:
@@ -84,9 +86,25 @@ class OfThread(property):
     As an attribute of the class, which is where contextlib.ExitStack looks, it takes the lock first, like any method.
     """
 
+    def __init__(self, path: str, doc: str | None) -> None:
+        super().__init__(operator.attrgetter(path))
+        self.__doc__ = doc  # handed to property, it would lose against that of this class, before CPython 3.12
+
     def __call__(self, lock: object, /, *arguments: object) -> object:
         """Call the function of the calling thread."""
         return self.__get__(lock)(*arguments)
+
+
+def of_thread(path: str) -> Callable[[_F], _F]:
+    """Have a method be whatever stands at a path of attributes of its lock: there is no Python code in between.
+
+    A signal handler could interrupt that. What is decorated gives the method its type and its documentation.
+    """
+
+    def decorate(method: _F) -> _F:
+        return cast("_F", OfThread(path, method.__doc__))
+
+    return decorate
 
 
 class Bakery:
@@ -229,23 +247,20 @@ class Bakery:
 
     __enter__ = acquire
 
-    if TYPE_CHECKING:
+    # No Python code before the store that releases: see Memory.clearing.
+    @of_thread("_seats.release")
+    def release(self) -> None:
+        """Release the lock, whoever acquired it, in this or another process.
 
-        def release(self) -> None:
-            """Release the lock, whoever acquired it, in this or another process.
+        Raises:
+            ValueError: nobody holds the lock.
 
-            Raises:
-                ValueError: nobody holds the lock.
+        The lock is free whatever a signal handler raises in the meantime.
+        """
 
-            The lock is free whatever a signal handler raises in the meantime.
-            """
-
-        def __exit__(self, *_exception: object) -> None: ...
-
-    else:
-        # No Python code, which a handler could interrupt, before the store that releases: see Memory.clearing.
-        release = OfThread(operator.attrgetter("_seats.release"), doc="Release the lock, whoever acquired it.")
-        __exit__ = OfThread(operator.attrgetter("_seats.leave"))
+    @of_thread("_seats.leave")
+    def __exit__(self, *_exception: object) -> None:
+        """Release the lock."""
 
     def locked(self) -> bool:
         """Whether somebody holds the lock at this moment."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from mpbakery._bakery import OfThread, deadline_of
+from mpbakery._bakery import deadline_of, of_thread
 from mpbakery._errors import NotOwnedError
 from mpbakery._lock import Lock
 from mpbakery._memory import CONDITION, IDLE, LET_GO
@@ -50,31 +49,28 @@ class Condition(SharedRoom):
         ctx: BaseContext | None = None,
     ) -> None:
         if lock is None:
-            lock = RLock(slots=slots, ctx=ctx)
+            lock = RLock(slots=slots, name=name, ctx=ctx)
         elif not isinstance(lock, Lock):
             raise TypeError(f"lock is {lock!r}: give an mpbakery.Lock or RLock, or None for a new one")
         descriptor = needs_descriptor(ctx) if ctx is not None else lock._memory.descriptor >= 0
         self._assemble(lock)
         self._create(slots=slots, name=name, descriptor=descriptor)
 
-    if TYPE_CHECKING:
+    @of_thread("_lock.acquire")
+    def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:  # type: ignore[empty-body]
+        """Acquire the lock, as its own method does."""
 
-        def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
-            """Acquire the lock, as its own method does."""
+    @of_thread("_lock.release")
+    def release(self) -> None:
+        """Release the lock, as its own method does."""
 
-        def release(self) -> None:
-            """Release the lock, as its own method does."""
+    @of_thread("_lock.__enter__")
+    def __enter__(self) -> bool:  # type: ignore[empty-body]
+        """Acquire the lock."""
 
-        def __enter__(self) -> bool: ...
-
-        def __exit__(self, *_exception: object) -> None: ...
-
-    else:
-        # the lock's own functions, without a frame in between that a signal handler could interrupt
-        acquire = OfThread(operator.attrgetter("_lock.acquire"), doc="Acquire the lock, as its own method does.")
-        release = OfThread(operator.attrgetter("_lock.release"), doc="Release the lock, as its own method does.")
-        __enter__ = OfThread(operator.attrgetter("_lock.__enter__"))
-        __exit__ = OfThread(operator.attrgetter("_lock.__exit__"))
+    @of_thread("_lock.__exit__")
+    def __exit__(self, *_exception: object) -> None:
+        """Release the lock."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Release the lock, wait until notified, and acquire the lock again.
@@ -194,7 +190,7 @@ class Condition(SharedRoom):
         Raises:
             NotOwnedError: the calling thread does not hold the lock.
         """
-        self._must_be_mine("notify")
+        self._must_be_mine("notify_all")
         for slot in self._room.waiting():
             self._room.let_go(slot)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from mpbakery._bakery import Bakery
+from mpbakery._bakery import Bakery, of_thread
 from mpbakery._errors import NotOwnedError
 from mpbakery._fence import pop_release_offset
 from mpbakery._line import Line
@@ -129,6 +129,16 @@ class RLock(Lock):
         return acquired
 
     __enter__ = acquire
+
+    @of_thread("_seats.release")
+    def release(self) -> None:
+        """Release the lock once; it is free when it has been released as often as it was acquired.
+
+        Raises:
+            NotOwnedError: the calling thread does not hold the lock.
+
+        It is released whatever a signal handler raises in the meantime.
+        """
 
     def __repr__(self) -> str:
         owner = self._describe_owner()

@@ -32,7 +32,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final, cast
 
-from mpbakery._bakery import Bakery, deadline_of
+from mpbakery._bakery import Bakery, deadline_of, of_thread
 from mpbakery._interfaces import Machine, SharedMemory, Table
 from mpbakery._line import NAP, Line
 from mpbakery._memory import (
@@ -366,6 +366,21 @@ class Turnstile(Bakery):
             return False
 
     __enter__ = acquire
+
+    @of_thread("_seats.release")
+    def release(self) -> None:
+        """Give back a permit, whoever took it, in this or another process.
+
+        Raises:
+            ValueError: a bounded semaphore has more permits now than it was made with.
+            SlotsExhausted, ClaimFileLostError, ForeignNamespaceError: as `acquire`, if this thread has no slot yet.
+
+        The permit is given back whatever a signal handler raises in the meantime.
+        """
+
+    @of_thread("_seats.leave")
+    def __exit__(self, *_exception: object) -> None:
+        """Give back a permit."""
 
     def permits(self) -> int:
         """How many permits can be had at this moment."""

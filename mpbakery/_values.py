@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import operator
 from collections.abc import Callable, Sequence
 from multiprocessing import context, sharedctypes
 from multiprocessing.context import BaseContext
@@ -94,7 +93,7 @@ def _locked(value: Any, lock: Any, ctx: BaseContext | None) -> Any:
     if lock is True or lock is None:
         lock = RLock(ctx=ctx)
     if not hasattr(lock, "acquire"):
-        raise AttributeError(f"{lock!r} has no method 'acquire'")
+        raise AttributeError(f"lock is {lock!r}, which has no method 'acquire': give True, False, or a lock")
     return _synchronized(value, lock)
 
 
@@ -107,10 +106,10 @@ class _OfItsLock:
     _obj: Any
     _lock: Any
 
-    acquire = property(operator.attrgetter("_lock.acquire"))
-    release = property(operator.attrgetter("_lock.release"))
-    __enter__ = OfThread(operator.attrgetter("_lock.__enter__"))
-    __exit__ = OfThread(operator.attrgetter("_lock.__exit__"))
+    acquire = OfThread("_lock.acquire", "Acquire the lock, as its own method does.")
+    release = OfThread("_lock.release", "Release the lock, as its own method does.")
+    __enter__ = OfThread("_lock.__enter__", "Acquire the lock.")
+    __exit__ = OfThread("_lock.__exit__", "Release the lock.")
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         context.assert_spawning(self)

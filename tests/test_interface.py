@@ -558,7 +558,7 @@ def test_a_lock_cannot_be_copied_into_two(lock: mpbakery.Lock) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        mpbakery.SlotsExhausted("ledger", 16, 65536),
+        mpbakery.SlotsExhausted("places", 16, 65536, "Semaphore"),
         mpbakery.UnknownLockError("ledger", "c0ffee"),
         mpbakery.ForeignNamespaceError("ledger", 4026531836, 4026532000),
         mpbakery.ClaimFileLostError("ledger", 5),
@@ -580,7 +580,7 @@ def test_errors_survive_pickling_with_their_fields(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (mpbakery.SlotsExhausted("ledger", 16, 65536), ["16 slots", "ledger", "slots=64"]),
+        (mpbakery.SlotsExhausted("go", 16, 65536, "Event"), ["16 slots of Event go", "Event(slots=64)"]),
         (mpbakery.UnknownLockError("ledger", "c0ffee"), ["ledger", "c0ffee", "mpbakery.register", "initargs"]),
         (mpbakery.ForeignNamespaceError("ledger", 123, 456), ["ledger", "123", "456", "inside that namespace"]),
         (mpbakery.ClaimFileLostError("ledger", 5), ["descriptor 5", "ledger", "fileno()"]),
@@ -590,6 +590,18 @@ def test_errors_survive_pickling_with_their_fields(error: Exception) -> None:
 )
 def test_errors_name_what_happened_and_the_remedy(error: Exception, words: list[str]) -> None:
     assert [word for word in words if word not in str(error)] == []
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier"])
+def test_errors_name_the_class_that_the_remedy_is_for(kind: str, fork: BaseContext) -> None:
+    parties = (2,) if kind == "Barrier" else ()
+    shared = getattr(mpbakery, kind)(*parties, slots=1, name="mine", ctx=fork)
+    with pytest.raises(mpbakery.SharingError, match=rf"^{kind} mine .*as in {kind}\(ctx="):
+        multiprocessing.get_context("spawn").Process(target=id, args=(shared,)).start()
+    if kind not in {"Condition", "Event"}:  # a thread has a slot of these only while it waits
+        mpbakery.register(shared)
+        with pytest.raises(mpbakery.SlotsExhausted, match=rf"slots of {kind} mine .*as in {kind}\(slots="):
+            in_thread(lambda: mpbakery.register(shared))
 
 
 def test_the_most_slots_are_not_asked_to_be_exceeded() -> None:
@@ -604,6 +616,24 @@ def test_the_kinds_of_errors() -> None:
     assert all(issubclass(error, mpbakery.MpbakeryError) for error in errors)
     assert issubclass(mpbakery.MpbakeryError, RuntimeError)
     assert issubclass(mpbakery.OwnerDiedWarning, RuntimeWarning)
+
+
+@pytest.mark.parametrize("name", mpbakery.__all__)
+def test_all_that_is_public_is_documented(name: str) -> None:
+    """And not by what Python says of the kind of thing that it is made of."""
+    public = getattr(mpbakery, name)
+    found = [public]
+    if inspect.isclass(public):
+        ours = [kind for kind in public.__mro__ if kind.__module__.startswith("mpbakery")]
+        found += [
+            method
+            for method_name in {key for kind in ours for key in vars(kind)}
+            if callable(method := getattr(public, method_name)) and not method_name.startswith("_")
+        ]
+    for each in found:
+        assert "__doc__" in vars(each) or not isinstance(each, property), f"{name}: {each}"
+        assert inspect.getdoc(each), f"{name}: {each}"
+        assert inspect.getdoc(each) != inspect.getdoc(type(each)), f"{name}: {each}"
 
 
 def test_all_names_are_there_and_no_others() -> None:
