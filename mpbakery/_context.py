@@ -6,7 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing import context, queues
 from multiprocessing.context import BaseContext
-from typing import Any, Final
+from typing import Any, Final, Literal, overload
 
 from mpbakery import _queues, _values
 from mpbakery._barrier import Barrier
@@ -16,40 +16,49 @@ from mpbakery._lock import Lock
 from mpbakery._pool import Pool
 from mpbakery._rlock import RLock
 from mpbakery._semaphore import BoundedSemaphore, Semaphore
+from mpbakery._shared import DEFAULT_SLOTS
 
 
 class Factories(BaseContext):
     """What a context makes. `install` puts these functions into multiprocessing's own contexts as well."""
 
-    def Lock(self) -> Lock:  # type: ignore[override]
+    def Lock(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, robust: bool = True) -> Lock:  # type: ignore[override]
         """A lock that is not recursive."""
-        return Lock(ctx=self.get_context())
+        return Lock(slots=slots, name=name, robust=robust, ctx=self.get_context())
 
-    def RLock(self) -> RLock:  # type: ignore[override]
+    def RLock(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, robust: bool = True) -> RLock:  # type: ignore[override]
         """A recursive lock."""
-        return RLock(ctx=self.get_context())
+        return RLock(slots=slots, name=name, robust=robust, ctx=self.get_context())
 
-    def Condition(self, lock: Any = None) -> Condition:  # type: ignore[override]
+    def Condition(self, lock: Any = None, *, slots: int = DEFAULT_SLOTS, name: str | None = None) -> Condition:  # type: ignore[override]
         """A condition variable, with a recursive lock of its own unless one is given."""
-        return Condition(lock, ctx=self.get_context())
+        return Condition(lock, slots=slots, name=name, ctx=self.get_context())
 
-    def Semaphore(self, value: int = 1) -> Semaphore:  # type: ignore[override]
+    def Semaphore(self, value: int = 1, *, slots: int = DEFAULT_SLOTS, name: str | None = None) -> Semaphore:  # type: ignore[override]
         """A semaphore."""
-        return Semaphore(value, ctx=self.get_context())
+        return Semaphore(value, slots=slots, name=name, ctx=self.get_context())
 
-    def BoundedSemaphore(self, value: int = 1) -> BoundedSemaphore:  # type: ignore[override]
+    def BoundedSemaphore(  # type: ignore[override]
+        self, value: int = 1, *, slots: int = DEFAULT_SLOTS, name: str | None = None
+    ) -> BoundedSemaphore:
         """A semaphore to which no more can be given back than was taken."""
-        return BoundedSemaphore(value, ctx=self.get_context())
+        return BoundedSemaphore(value, slots=slots, name=name, ctx=self.get_context())
 
-    def Event(self) -> Event:  # type: ignore[override]
+    def Event(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None) -> Event:  # type: ignore[override]
         """An event."""
-        return Event(ctx=self.get_context())
+        return Event(slots=slots, name=name, ctx=self.get_context())
 
     def Barrier(  # type: ignore[override]
-        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        name: str | None = None,
     ) -> Barrier:
         """A barrier."""
-        return Barrier(parties, action, timeout, ctx=self.get_context())
+        return Barrier(parties, action, timeout, slots=slots, name=name, ctx=self.get_context())
 
     def Queue(self, maxsize: int = 0) -> _queues.Queue:
         """A queue over a pipe, which a thread of the one who puts feeds."""
@@ -69,9 +78,11 @@ class Factories(BaseContext):
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
         maxtasksperchild: int | None = None,
+        *,
+        retries: int = 0,
     ) -> Pool:
         """A pool of worker processes."""
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self.get_context())
+        return Pool(processes, initializer, initargs, maxtasksperchild, self.get_context(), retries=retries)
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """A shared ctypes object without a lock."""
@@ -113,6 +124,14 @@ _contexts: Final[dict[str, ForkContext | SpawnContext | ForkServerContext]] = {
 }
 
 
+@overload
+def get_context(method: Literal["fork"]) -> ForkContext: ...
+@overload
+def get_context(method: Literal["spawn"]) -> SpawnContext: ...
+@overload
+def get_context(method: Literal["forkserver"]) -> ForkServerContext: ...
+@overload
+def get_context(method: str | None = None) -> ForkContext | SpawnContext | ForkServerContext: ...
 def get_context(method: str | None = None) -> ForkContext | SpawnContext | ForkServerContext:
     """A multiprocessing context whose locks, semaphores, queues, pools and shared values are mpbakery's.
 

@@ -6,12 +6,20 @@ import ctypes
 from collections.abc import Callable, Sequence
 from multiprocessing import context, sharedctypes
 from multiprocessing.context import BaseContext
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
 
 from mpbakery._arena import Piece, allocate
 from mpbakery._bakery import OfThread
+from mpbakery._lock import Lock
 from mpbakery._rlock import RLock
 from mpbakery._shared import needs_descriptor
+
+if TYPE_CHECKING:
+    from ctypes import _SimpleCData
+    from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
+
+_T = TypeVar("_T")
+_Context: TypeAlias = "BaseContext | None"
 
 # the standard library has no types for these two
 _TYPES: Final[dict[object, Any]] = sharedctypes.typecode_to_type  # type: ignore[attr-defined]
@@ -21,7 +29,7 @@ _rebuild: Final[Callable[[Any, Piece, None], Any]] = sharedctypes.rebuild_ctype 
 _wrappers: Final[dict[type, type]] = {}
 
 
-def RawValue(typecode_or_type: Any, *args: Any, ctx: BaseContext | None = None) -> Any:
+def RawValue(typecode_or_type: Any, *args: Any, ctx: _Context = None) -> Any:
     """A ctypes object in shared memory, without a lock.
 
     Args:
@@ -39,7 +47,7 @@ def RawValue(typecode_or_type: Any, *args: Any, ctx: BaseContext | None = None) 
     return value
 
 
-def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, ctx: BaseContext | None = None) -> Any:
+def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, ctx: _Context = None) -> Any:
     """A ctypes array in shared memory, without a lock: so many zeros, or the elements given. Else as `RawValue`."""
     kind = _type_of(typecode_or_type)
     if isinstance(size_or_initializer, int):
@@ -49,7 +57,17 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *,
     return array
 
 
-def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: BaseContext | None = None) -> Any:
+@overload
+def Value(
+    typecode_or_type: type[_SimpleCData[_T]], *args: Any, lock: Lock | Literal[True] = True, ctx: _Context = None
+) -> Synchronized[_T]: ...
+@overload
+def Value(
+    typecode_or_type: str, *args: Any, lock: Lock | Literal[True] = True, ctx: _Context = None
+) -> Synchronized[Any]: ...
+@overload
+def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: _Context = None) -> Any: ...
+def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: _Context = None) -> Any:
     """A ctypes object in shared memory, with a lock around each access to it.
 
     Args:
@@ -65,8 +83,20 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: BaseContext 
     return _locked(RawValue(typecode_or_type, *args, ctx=ctx), lock, ctx)
 
 
+@overload
 def Array(
-    typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True, ctx: BaseContext | None = None
+    typecode_or_type: type[_SimpleCData[_T]],
+    size_or_initializer: int | Sequence[Any],
+    *,
+    lock: Lock | Literal[True] = True,
+    ctx: _Context = None,
+) -> SynchronizedArray[_T]: ...
+@overload
+def Array(
+    typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True, ctx: _Context = None
+) -> Any: ...
+def Array(
+    typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True, ctx: _Context = None
 ) -> Any:
     """A ctypes array in shared memory, with a lock around each access to it: `RawArray` with the lock of `Value`."""
     return _locked(RawArray(typecode_or_type, size_or_initializer, ctx=ctx), lock, ctx)

@@ -107,6 +107,16 @@ def test_what_it_makes(context: Any) -> None:
     assert context.RawArray("i", [7, 8])[:] == [7, 8]
 
 
+def test_what_multiprocessing_has_no_arguments_for(context: Any) -> None:
+    for kind in ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event"):
+        assert getattr(context, kind)(slots=3, name="mine").name == "mine"
+    assert context.Barrier(2, slots=3, name="mine").name == "mine"
+    assert context.Lock(slots=3).statistics().slots == 3
+    assert not context.RLock(robust=False)._memory.robust
+    with pytest.raises(ValueError, match="retries is -1"):
+        context.Pool(1, retries=-1)
+
+
 def test_arguments_arrive(context: Any) -> None:
     lock = context.RLock()
     with context.Condition(lock):

@@ -92,14 +92,14 @@ def test_they_are_those_of_the_standard_library(fork: BaseContext) -> None:
 
 def test_the_lock_may_be_given(fork: BaseContext) -> None:
     lock = mpbakery.Lock(ctx=fork)
-    value = mpbakery.Value("i", lock=lock, ctx=fork)
+    value: Any = mpbakery.Value("i", lock=lock, ctx=fork)
     assert value.get_lock() is lock
     with value:
         assert lock.locked()
     assert not lock.locked()
     assert isinstance(mpbakery.Value("i", lock=False), ctypes.c_int)
     assert isinstance(mpbakery.Array("i", 2, lock=None).get_lock(), mpbakery.RLock)
-    with pytest.raises(AttributeError, match="'no lock' has no method 'acquire'"):
+    with pytest.raises(AttributeError, match="lock is 'no lock', which has no method 'acquire'"):
         mpbakery.Value("i", lock="no lock")
 
 
