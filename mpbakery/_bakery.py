@@ -7,7 +7,7 @@ while the word that OWNER points at, the HELD word of that slot, is 0. An acquis
     doorway   number[i] = CHOOSING                       full fence A
               is nobody else in the room?                -> i is at the head, without a ticket
               number[i] = 1 + max(number)                full fence B
-    wait      until no j has 0 < (number[j], j) < (number[i], i)     -> i is at the head
+    wait      until no j in the room has (number[j], j) < (number[i], i)   -> i is at the head
               until *OWNER == 0, or the owner is dead and i takes over
     enter     HELD[i] = now; OWNER = HELD[i]; number[i] = IDLE
     release   *OWNER = 0                                 full fence, then wake the new head
@@ -21,10 +21,11 @@ CHOOSING is less than any ticket, so a process in the doorway counts as ahead of
 alone is the head already, since whoever comes later sees its CHOOSING and waits. That saves the ticket and fence B.
 
 Why the register points at a word of the holder's, instead of being the word that a release clears: a release must be
-one call into C (see `Slot`), and that call stores zero more than once. The repeated zero could come after the next
-owner's store and wipe it out. A word that only the holder's own thread fills again can be cleared any number of times.
+one call into C (see `Memory.clearing`), and that call stores zero more than once. The repeated zero could come after
+the next owner's store and wipe it out. A word that only the holder's own thread fills again can be cleared any number
+of times.
 
-One word a slot, and what it means (park is independent of it):
+The words of a slot, and what they mean (park is independent of them):
 
     number     HELD of the slot   OWNER points here
     IDLE       0                  either             not contending

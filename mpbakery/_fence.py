@@ -91,8 +91,8 @@ def release_offset(offset: int) -> SupportsIndex:
     """`offset`, so that whoever asks for it has all earlier stores made visible first.
 
     What was written under a lock must be visible before the store that frees it. That store is one call into C,
-    which a signal handler cannot come before (see _bakery.py), so there is no place for a fence in Python in front of
-    it. On machines that need one the offset itself is it: `sum(_Yields(), offset)` runs in C when the store's
+    which a signal handler cannot come before (see `Memory.clearing`), so there is no place for a fence in Python in
+    front of it. On machines that need one the offset itself is it: `sum(_Yields(), offset)` runs in C when the store's
     offset is converted to a number, which is before the store.
     """
     if TOTAL_STORE_ORDER:

@@ -3,7 +3,7 @@
 `Parker(room)` sleeps on words of one mapping. On Linux it is the futex system call by way of ctypes, which is
 imported at the first park. The operations are the shared ones: FUTEX_PRIVATE_FLAG would look the word up by its
 address in this process alone, and never wake another. Without ctypes, or where the kernel refuses the call, a park is
-a nap that grows with `round`, and whoever should be woken finds out by itself.
+a nap that grows with `turn`, and whoever should be woken finds out by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SYSCALLS: Final = {
 #: The futex is 32 bits wide: the half of its word that holds small numbers.
 _HALF: Final = 0 if sys.byteorder == "little" else 4
 _FIRST_NAP: Final = 50e-6
-_LONGEST_NAP: Final = 5e-3
+_LONGEST_POLL: Final = 5e-3
 _WORD: Final = 8
 
 Futex = Callable[[int, int, int, "float | None"], int]
@@ -41,7 +41,7 @@ Futex = Callable[[int, int, int, "float | None"], int]
 
 def nap(seconds: float, turn: int) -> None:
     """Sleep at most `seconds`, the shorter the lower `turn` (0, 1, 2 …), with jitter: waiters fall out of step."""
-    longest = min(_FIRST_NAP * 2 ** min(turn, 16), _LONGEST_NAP)
+    longest = min(_FIRST_NAP * 2 ** min(turn, 16), _LONGEST_POLL)
     time.sleep(max(0.0, min(seconds, longest * random.uniform(0.5, 1.0))))
 
 

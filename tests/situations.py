@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
 
 import storms
-from points import Operation, Outcome, Report, Struck, Tracer, strike_everywhere
-from workers import DEADLINE, PATIENCE, AnyLock, Crew, begin, expect, in_thread, wait_until
+from points import Operation, Outcome, Struck, Tracer, strike_everywhere
+from workers import PATIENCE, AnyLock, Crew, begin, expect, in_thread, wait_until
 
 import mpbakery
 from mpbakery import _shared, _waiter
@@ -732,18 +732,3 @@ def compare_with_storm(connection: Connection, what: str, signals: int) -> None:
     # CPython 3.11 executes some bytecodes together with the next, and the handler then sees the former
     seen = {place if place in expected else following.get(place, place) for place in seen}
     connection.send(Comparison(expected, seen, {place.kind for place in places}))
-
-
-def main() -> None:
-    """For `python situations.py [NAME]...`: strike these situations, or all, and print what came of it."""
-    children = Crew(multiprocessing.get_context("fork"))
-    for name in sys.argv[1:] or SITUATIONS:
-        ours, theirs = multiprocessing.Pipe()
-        children.start(strike_situation, theirs, name)
-        report: Report = expect(ours, DEADLINE)
-        print(f"{name}: {report}", *report.wrong, sep="\n  ", flush=True)
-    children.finish()
-
-
-if __name__ == "__main__":
-    main()

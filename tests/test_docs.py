@@ -43,6 +43,33 @@ def test_example(code: str, output: str | None, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            there = page.parent / target if target else page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked to as."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(("page", "folder"), [("CONTRIBUTING.md", "mpbakery"), ("tests/README.md", "tests")])
+def test_every_module_has_its_line(page: str, folder: str) -> None:
+    text = (ROOT / page).read_text()
+    modules = [path.name for path in (ROOT / folder).rglob("*.py") if path.name != "__init__.py"]
+    assert len(modules) > 30
+    assert [name for name in modules if f"{name}`" not in text] == []
+
+
+def test_every_word_of_the_header_is_in_the_layout() -> None:
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    source = (ROOT / "mpbakery" / "_memory.py").read_text()
+    header = source[source.index("# The header.") : source.index("IDLE: ")]
+    words = {name: int(at) for name, at in re.findall(r"^([A-Z]+)(?:_AT)?: Final = (\d+)", header, re.MULTILINE)}
+    assert len(words) > 15
+    for name, at in words.items():
+        shown = "number" if name == "NUMBERS" else name
+        assert re.search(rf"(?<!\d){at}(-\d+)?  +{shown}", page), f"word {at}, {name}"
