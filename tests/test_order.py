@@ -180,8 +180,8 @@ def test_fairness(fork: BaseContext, crew: Crew, workers: int) -> None:
     detectors.assert_exclusion(sum(counts))
     index = sum(counts) ** 2 / (workers * sum(count**2 for count in counts))  # Jain's fairness index: 1 is best
     assert index > 0.98, counts
-    assert max(waits) < 0.25, f"{waits}: a turn of all of them takes {workers} ms"
-    assert sum(counts) > 300
+    assert max(waits) < 1, f"{waits}: a turn of all of them takes {workers} ms"
+    assert min(counts) > 10
 
 
 @pytest.mark.serial
