@@ -89,7 +89,7 @@ class Dispatcher:
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
         self._waiting: deque[_Task] = deque()
         self._waiting_bytes = 0
         self._finished: deque[_PoolResult | None] = deque()
@@ -156,9 +156,9 @@ class Dispatcher:
             self._send_home()
             return
         task = _Task(pool_task)
-        with self._room:
+        with self._not_full:
             while self._waiting_bytes >= PIPE_SIZE and not self._is_abandoned:
-                self._room.wait()
+                self._not_full.wait()
             if self._is_hopeless():
                 raise self._give_up(task)
             self._waiting.append(task)
@@ -175,9 +175,9 @@ class Dispatcher:
 
     def abandon(self) -> None:
         """The pool is terminated: nothing that waits will be done."""
-        with self._room:
+        with self._not_full:
             self._is_abandoned = True
-            self._room.notify_all()
+            self._not_full.notify_all()
 
     def close(self) -> None:
         """Close all pipes, and forget all workers; nothing else is called from then on."""
@@ -199,7 +199,7 @@ class Dispatcher:
             self._send(worker, task.message)
         # not for every single one that leaves: each time costs two changes of threads
         if self._waiting_bytes < PIPE_SIZE // 2:
-            self._room.notify()
+            self._not_full.notify()
         if self._sleeps:
             self._wake()  # to look, from now on, whether those who work are alive
 
@@ -236,7 +236,7 @@ class Dispatcher:
                 self._finish(task, False, self._give_up(task))
             self._waiting.clear()
             self._waiting_bytes = 0
-            self._room.notify_all()
+            self._not_full.notify_all()
             self._wake()
 
     def _give_up(self, task: _Task) -> WorkerDiedError:

@@ -96,6 +96,8 @@ class Lock(Bakery, Shared):
         thread = threading.current_thread().name
         return current_process().name + ("" if thread == "MainThread" else f"|{thread}")
 
+    # --- For a condition over this lock ----------------------------------------------------------------------------
+
     def _release_wholly(self) -> None:
         """Release what the calling thread holds, however often it has acquired it."""
         self.release()

@@ -211,6 +211,8 @@ class SlotTable:
         for slot in list(mine):
             if self._take(slot, user, mine):
                 return slot
+        # First what is cheap to see: whose pid is missing. Then the zombies, and pids that were given out again. What a
+        # dead process has left in the line goes last, where it means something to those who keep it.
         passes = ((False, self._keeping), (True, self._keeping), *([(True, False)] if self._keeping else []))
         while True:
             dead_owner = _NONE

@@ -22,6 +22,9 @@ and clears it again if there is a permit.
 Where there is a bound, what is given beyond it is an error of the program. The head throws it away when it takes its
 permit: nobody else could, and a sum above the bound has no other meaning.
 
+`acquire` repeats the shape of the bakery's. They cannot share a function: between the looks at whose the slot is and
+the stores that follow there may be no call, at which a signal handler could run.
+
 What a semaphore cannot know is who has a permit: it may be given back by somebody else. So a permit that a process has
 taken dies with it, as in multiprocessing. Its place in the line does not.
 """
