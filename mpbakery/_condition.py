@@ -25,7 +25,8 @@ class Condition(SharedRoom):
 
     Args:
         lock: the mpbakery.Lock or RLock that goes with it, None for a new RLock.
-        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536.
+        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
+            process that has waited once keeps a place.
         name: what messages call the condition, at most 64 bytes of UTF-8; made up if None.
         ctx: the multiprocessing context whose processes will use it; None for that of the lock, or the default one.
 

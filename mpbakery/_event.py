@@ -17,7 +17,8 @@ class Event(SharedRoom):
     while it waits or sets does not keep others from waking up.
 
     Args:
-        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536.
+        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
+            process that has waited once keeps a place.
         name: what messages call the event, at most 64 bytes of UTF-8; made up if None.
         ctx: the multiprocessing context whose processes will use it, None for the default one.
 

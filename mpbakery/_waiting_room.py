@@ -79,10 +79,10 @@ class WaitingRoom:
                 return place
 
     def leave(self, place: Place) -> None:
-        """Give a place back, whose number is IDLE again."""
+        """Give a place back, whose number is IDLE again; the process keeps one for the next of its threads."""
         # No call between the look and append(): a handler could fork there, and the child would have its parent's.
         free = self._free
-        if not place.lost:
+        if not free and not place.lost:
             free.append(place)
 
     def numbers(self) -> list[int]:

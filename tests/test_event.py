@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -11,7 +12,7 @@ from multiprocessing.context import BaseContext
 import family_storms
 import pytest
 from storms import hits, weather
-from workers import PATIENCE, Crew, expect, in_thread, kill, wait_until
+from workers import PATIENCE, Crew, expect, in_thread, in_threads, kill, wait_until
 
 import mpbakery
 from mpbakery._memory import FLAG
@@ -144,6 +145,23 @@ def test_a_child_forked_in_the_middle_waits_on(crew: Crew, event: mpbakery.Event
     event.set()
     assert sorted(expect(ours) for _ in range(2)) == [(False, True), (True, True)]
     crew.finish()
+
+
+def test_a_thread_that_has_ended_keeps_no_place(crew: Crew, fork: BaseContext) -> None:
+    event = mpbakery.Event(slots=4, ctx=fork)
+    together = threading.Barrier(4)
+
+    def wait() -> None:
+        together.wait(PATIENCE)
+        event.wait(0.1)
+
+    in_threads([wait] * 4)
+    ours, theirs = crew.context.Pipe()
+    for _ in range(3):
+        crew.start(wait_and_tell, event, theirs, PATIENCE)
+    wait_until(lambda: waiting(event) == 3, "three who wait")
+    event.set()
+    assert [expect(ours) for _ in range(3)] == [True] * 3
 
 
 def test_repr(event: mpbakery.Event) -> None:
