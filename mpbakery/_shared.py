@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import operator
 import os
@@ -21,6 +22,9 @@ from mpbakery._slots import SlotTable
 
 #: How many threads can use what is shared at the same time, unless told otherwise.
 DEFAULT_SLOTS: Final = 1024
+
+#: How many calls deep the hook of forks may go.
+_DEPTH: Final = 200
 
 _S = TypeVar("_S", bound="Shared")
 
@@ -270,6 +274,18 @@ def _after_fork_in_child() -> None:
         raise interruption
 
 
+def _restore_recursion_limit() -> None:
+    try:
+        sys.setrecursionlimit(sys.getrecursionlimit() - _DEPTH)
+    except RecursionError:
+        pass  # the fork came just below it
+
+
+# A child that is forked at the recursion limit could not call the hook, and would go on with its parent's slots. So the
+# limit is raised before, in C.
+_raise_limit = map(sys.setrecursionlimit, map(_DEPTH.__add__, iter(sys.getrecursionlimit, None)))
+os.register_at_fork(after_in_child=functools.partial(next, _raise_limit))
 os.register_at_fork(after_in_child=_after_fork_in_child)
 # once more, for a handler that raises at the entry of the first one; else there is nothing left to do
 os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_restore_recursion_limit)

@@ -11,7 +11,9 @@ import os
 import platform
 import random
 import resource
+import signal
 import struct
+import sys
 import threading
 import time
 from array import array
@@ -398,3 +400,45 @@ def wait_on_futex(connection: Connection, room: mmap.mmap, word: int, value: int
     start = time.monotonic()
     parker.park(word, value, seconds, 100)
     connection.send(time.monotonic() - start)
+
+
+class InChild(Exception):
+    """This is the child."""
+
+
+def fork_at_depth(depth: int) -> int:
+    """Fork so many calls deep; raises InChild in the child."""
+    if depth:
+        return fork_at_depth(depth - 1)
+    pid = os.fork()
+    if not pid:
+        raise InChild
+    return pid
+
+
+def fork_at_all_depths(connection: Connection, lock: mpbakery.Lock) -> None:
+    """While this holds the lock, fork at each depth up to the recursion limit; send the children's exit statuses.
+
+    A status is None where the child did not come out of the fork, and 0 where it came out and could not get the lock.
+    """
+    exits: list[int | None] = []
+    usual = sys.getrecursionlimit()
+    lock.acquire()
+    sys.setrecursionlimit(150)
+    for depth in range(60, 150):
+        try:
+            pid = fork_at_depth(depth)
+        except RecursionError:
+            break
+        except InChild:
+            sys.setrecursionlimit(usual)
+            os._exit(7 if lock.acquire(False) else 0)
+        end = time.monotonic() + 5
+        while not (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)) and time.monotonic() < end:
+            time.sleep(0.001)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        exits.append(ended.si_status if ended else None)
+    sys.setrecursionlimit(usual)
+    connection.send(exits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
@@ -14,6 +15,7 @@ import pytest
 from children import (
     claim_while_another_thread_forks,
     close_descriptors_and_acquire,
+    fork_at_all_depths,
     fork_in_the_body,
     make_locks_with_few_descriptors,
     register_in_ended_threads,
@@ -239,6 +241,29 @@ def test_what_a_parent_holds_stays_held_in_the_child(crew: Crew, lock: mpbakery.
     with pytest.raises(ValueError, match="nobody holds"):
         lock.release()
     assert puppet("acquire", False) is True
+
+
+@pytest.mark.parametrize("kind", [mpbakery.Lock, mpbakery.Semaphore], ids=lambda kind: kind.__name__)
+def test_a_release_that_was_looked_up_before_the_fork(kind: Any) -> None:
+    """As in Process(target=lock.release): it releases in the child as well."""
+    fork = multiprocessing.get_context("fork")
+    lock = kind(ctx=fork)
+    lock.acquire()
+    child = fork.Process(target=lock.release)
+    child.start()
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+    assert lock.acquire(timeout=PATIENCE) is True
+
+
+def test_a_fork_near_the_recursion_limit(fork: BaseContext, crew: Crew, lock: mpbakery.Lock) -> None:
+    """The child has no stack left to begin anew with; it must not go on with its parent's slot."""
+    ours, theirs = fork.Pipe()
+    crew.start(fork_at_all_depths, theirs, lock)
+    exits: list[int | None] = expect(ours)
+    assert len(exits) > 20
+    assert set(exits) <= {0, None}
+    assert exits.count(None) <= (sys.version_info < (3, 12)), "these never came out of the fork"
 
 
 def test_the_end_of_a_child_does_not_release_what_its_parent_holds(crew: Crew, lock: mpbakery.Lock) -> None:
