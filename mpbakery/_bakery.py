@@ -108,6 +108,19 @@ def of_thread(path: str) -> Callable[[_F], _F]:
     return decorate
 
 
+class _Successor:
+    """What a `release` does in a forked child that was looked up before the fork."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: Bakery) -> None:
+        self._lock = lock
+
+    def __bool__(self) -> bool:
+        self._lock.release()
+        return False
+
+
 class Bakery:
     """A lock over shared memory: acquire, release, `with`. Memory, processes, parking and time are as given to it."""
 
@@ -282,12 +295,12 @@ class Bakery:
         slot = seats.slot
         slot.lost = True
         slot.generation = object()
-        # `with` has looked up what releases before it asked for the lock: in the child that must not clear the
-        # parent's HELD
+        # `with` has looked up what releases before it asked for the lock, and others may have kept it: in the child
+        # that must not clear the parent's HELD. The end of the `with` gives nothing back, a `release` is the child's.
         seats.late.offset = seats.late.offset_to(SCRATCH)
-        for call in ("release", "leave"):
+        for call, after in (("leave", None), ("release", _Successor(self))):
             if call in seats.__dict__:
-                slot.line.memory.divert(seats.__dict__[call])
+                slot.line.memory.divert(seats.__dict__[call], after)
         self._line.recovered = (0.0, None)
         self._seats = self._new_seats()
 

@@ -9,11 +9,11 @@ from threading import BrokenBarrierError
 from typing import Any, Final
 
 from mpbakery import _snapshot
-from mpbakery._bakery import Bakery, deadline_of
-from mpbakery._machine import ThisMachine
+from mpbakery._bakery import deadline_of
 from mpbakery._memory import BARRIER, FLAG, GUARD, IDLE, LET_GO, NUMBERS, TURNED_AWAY, VALUE_AT
 from mpbakery._rlock import RLock
 from mpbakery._shared import DEFAULT_SLOTS, needs_descriptor
+from mpbakery._snapshot import Owner
 from mpbakery._waiting_room import Place, SharedRoom
 
 #: How often one who waits looks whether the one before it is alive (s).
@@ -31,9 +31,9 @@ class _Guard(RLock):
     _kind = GUARD
     _noun = "barrier"
 
-    def _set_up(self, machine: ThisMachine) -> None:
+    def _announcer(self) -> Callable[[int, bool], Owner]:
         memory = self._memory
-        Bakery.__init__(self, memory, self._table, machine, lambda slot, _: _snapshot.read_slot_owner(memory, slot))
+        return lambda slot, _: _snapshot.read_slot_owner(memory, slot)
 
 
 class Barrier(SharedRoom):
@@ -45,7 +45,8 @@ class Barrier(SharedRoom):
         parties: how many threads, in all processes together, have to come before all of them go on.
         action: a function that one of them calls before they go on.
         timeout: the default for `wait`: the seconds to wait at most, None for no limit.
-        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536.
+        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
+            process that has waited once keeps a place.
         name: what messages call the barrier, at most 64 bytes of UTF-8; made up if None.
         ctx: the multiprocessing context whose processes will use it, None for the default one.
 

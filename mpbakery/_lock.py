@@ -8,14 +8,18 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from multiprocessing.process import current_process
+from typing import Final
 
 from mpbakery import _snapshot
 from mpbakery._bakery import Bakery
-from mpbakery._errors import OwnerDiedWarning
+from mpbakery._errors import MpbakeryError, OwnerDiedWarning
 from mpbakery._machine import ThisMachine
 from mpbakery._memory import LOCK, OWNER, Memory
 from mpbakery._shared import DEFAULT_SLOTS, Shared, needs_descriptor
 from mpbakery._snapshot import Owner, Statistics
+
+#: After so many errors that signal handlers hardly ever raise, they are none of theirs.
+_FAILURES: Final = 10
 
 
 class Lock(Bakery, Shared):
@@ -58,7 +62,11 @@ class Lock(Bakery, Shared):
         self._create(slots=slots, name=name, robust=robust, descriptor=needs_descriptor(ctx))
 
     def _set_up(self, machine: ThisMachine) -> None:
-        Bakery.__init__(self, self._memory, self._table, machine, _announcer(self._memory, self._frames))
+        Bakery.__init__(self, self._memory, self._table, machine, self._announcer())
+
+    def _announcer(self) -> Callable[[int, bool], Owner]:
+        """What tells of an owner's death, if it is to be told aloud, and says who it was."""
+        return _announcer(self._memory, self._frames)
 
     @property
     def owner(self) -> Owner | None:
@@ -109,12 +117,21 @@ class Lock(Bakery, Shared):
         self._deepen(depth)
 
     def _insist(self, depth: int) -> None:
-        """The same, whatever signal handlers raise meanwhile, and whoever has died."""
+        """The same, whatever signal handlers raise meanwhile, and whoever has died.
+
+        Raises what is raised again and again, and so not by handlers: nobody could ever end this.
+        """
+        failures = 0
         while True:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", OwnerDiedWarning)
                     self._acquire_again(depth)
+            except (RecursionError, MemoryError, MpbakeryError, OSError):
+                failures += 1
+                if failures == _FAILURES:
+                    raise
+                continue
             except BaseException:  # noqa: S112 - what is raised in the end is what had been raised before
                 continue
             return

@@ -183,11 +183,15 @@ class Memory:
         )
 
     @staticmethod
-    def divert(call: Callable[..., None]) -> None:
-        """Make a function that `clearing` or `counting` gave clear a scratch word from now on, wherever it was kept."""
+    def divert(call: Callable[..., None], after: object = None) -> None:
+        """Make a function that `clearing` or `counting` gave clear a scratch word from now on, wherever it was kept.
+
+        What it asks for the truth of then is `after`, if that is given.
+        """
         if isinstance(call, functools.partial):
-            room, _offset, _value, after = call.args
-            call.__setstate__((call.func, (room, SCRATCH * WORD, 0, after), {}, None))  # type: ignore[attr-defined]
+            room, _offset, _value, before = call.args
+            arguments = room, SCRATCH * WORD, 0, before if after is None else after
+            call.__setstate__((call.func, arguments, {}, None))  # type: ignore[attr-defined]
 
     @staticmethod
     def late_word() -> LateWord:

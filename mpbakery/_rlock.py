@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import cast
 
@@ -10,6 +11,7 @@ from mpbakery._errors import NotOwnedError
 from mpbakery._fence import pop_release_offset
 from mpbakery._line import Line
 from mpbakery._lock import Lock
+from mpbakery._machine import ThisMachine
 from mpbakery._memory import ATTENTION, OWNER, RECURSIVE_LOCK, SCRATCH, WORD, LateWord
 from mpbakery._seats import Seats, Slot
 
@@ -85,6 +87,17 @@ class RecursiveSeats(Seats):
         return self.release, self.leave
 
 
+class _Caller(LateWord):
+    """What a release clears, and does then, in whichever thread and forked child it is called; asked for in C."""
+
+    __slots__ = ("seats",)
+
+    __index__ = property(operator.attrgetter("seats.late.offset"))
+    __bool__ = property(operator.attrgetter("seats.slot.__bool__"))
+
+    seats: RecursiveSeats
+
+
 class RLock(Lock):
     """A recursive lock between processes, which takes the place of `multiprocessing.RLock`.
 
@@ -94,7 +107,7 @@ class RLock(Lock):
     Args and Raises: as `Lock`.
     """
 
-    __slots__ = ()
+    __slots__ = ("_caller", "_release")
 
     _seats: RecursiveSeats
 
@@ -130,7 +143,9 @@ class RLock(Lock):
 
     __enter__ = acquire
 
-    @of_thread("_seats.release")
+    # Whoever keeps it, as multiprocessing's Value does, may call it in other threads: one of another thread would take
+    # what that thread holds.
+    @of_thread("_release")
     def release(self) -> None:
         """Release the lock once; it is free when it has been released as often as it was acquired.
 
@@ -145,8 +160,14 @@ class RLock(Lock):
         depth = self._depth() if self._is_mine() else 0 if owner == "None" else "nonzero"
         return f"<{type(self).__name__}({owner}, {depth})>"
 
+    def _set_up(self, machine: ThisMachine) -> None:
+        self._caller = _Caller()
+        self._release, _ = self._memory.clearing(self._caller, self._caller)
+        super()._set_up(machine)
+
     def _new_seats(self) -> RecursiveSeats:
-        return RecursiveSeats(self._line)
+        self._caller.seats = RecursiveSeats(self._line)
+        return self._caller.seats
 
     def _expect_one_release(self) -> None:
         if self._has_slots():

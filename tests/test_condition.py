@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -265,6 +266,40 @@ def test_no_wake_up_is_lost_in_a_long_game(ctx: BaseContext, ctx_crew: Crew) -> 
         ctx_crew.start(hand_over, condition, turn, player, 3, 100)
     ctx_crew.finish()
     assert turn.value == 300
+
+
+def wait_near_the_recursion_limit(connection: Connection, condition: mpbakery.Condition) -> None:
+    """Wait as many calls deep as there can be; send what came of it, and how often."""
+
+    def wait(depth: int) -> bool:
+        if depth:
+            return wait(depth - 1)
+        with condition:
+            return condition.wait(0.001)
+
+    outcomes = dict.fromkeys([False, RecursionError, mpbakery.NotOwnedError], 0)
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(150)
+    for depth in range(60, 150):
+        try:
+            outcomes[wait(depth)] += 1
+        except Exception as error:
+            # ctypes has errors of its own in the place of this
+            outcomes[type(error) if type(error) in outcomes else RecursionError] += 1
+    sys.setrecursionlimit(usual)
+    connection.send((outcomes, condition.locked()))
+
+
+def test_waiting_near_the_recursion_limit(crew: Crew, condition: mpbakery.Condition) -> None:
+    """It cannot get the lock again, however often it tries."""
+    ours, theirs = crew.context.Pipe()
+    crew.start(wait_near_the_recursion_limit, theirs, condition)
+    outcomes, locked = expect(ours)
+    assert outcomes[False] > 0
+    assert outcomes[RecursionError] > 0
+    assert not locked
+    with condition:
+        assert condition.wait(0.001) is False
 
 
 @pytest.mark.serial

@@ -66,7 +66,7 @@ FAULTS: list[tuple[type[Scene], Fault, float, str]] = [
     (Register, raise_high_too_late, HANDED_OVER, r"\(store PID\[0\]\): SlotsExhausted"),
     (Release, tell_twice, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[(\d+), \1\] instead"),
     (Hold, tell_nobody, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[\] instead"),
-    (ReleaseForAnother, trust_who_sets_out, HANDED_OVER, "the heir has the lock, and so has|that nobody holds"),
+    (ReleaseForAnother, trust_who_sets_out, HANDED_OVER, "the heir has the lock, and so has|which nobody holds"),
 ]
 
 

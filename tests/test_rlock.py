@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from typing import Any
 
 import family_storms
 import pytest
 from detectors import Detectors
 from storms import hits, weather
-from workers import Crew, Puppet, expect, in_thread, in_threads, wait_for_waiters
+from workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, wait_for_waiters
 
 import mpbakery
 from mpbakery import _fence
@@ -193,6 +194,37 @@ def test_a_forked_child_does_not_hold_what_its_parent_holds(crew: Crew, lock: mp
     ours, theirs = crew.context.Pipe()
     crew.start(try_in_child, lock, theirs)
     assert [expect(ours) for _ in range(4)] == [False, "not owned", 2, False]
+
+
+def read_in_child(value: Any, connection: Connection) -> None:
+    """Read a value, and stay until the test is over."""
+    connection.send(value.value)
+    expect(connection)
+
+
+def test_multiprocessings_values_keep_its_release(crew: Crew, lock: mpbakery.RLock) -> None:
+    """They look it up once, in the thread that makes them."""
+    context: Any = crew.context
+    value = context.Value("i", 7, lock=lock)
+    value.value = 8
+    assert in_thread(lambda: value.value) == 8
+    assert not lock.locked()
+    ours, theirs = crew.context.Pipe()
+    crew.start(read_in_child, value, theirs)
+    assert expect(ours) == 8
+    assert lock.acquire(timeout=PATIENCE) is True
+    assert in_thread(lambda: lock.acquire(False)) is False
+    ours.send("end")
+
+
+def test_a_kept_release_takes_nothing_from_another_thread(lock: mpbakery.RLock) -> None:
+    release = lock.release
+    lock.acquire()
+    with pytest.raises(mpbakery.NotOwnedError):
+        in_thread(release)
+    assert lock._is_mine()
+    release()
+    assert not lock.locked()
 
 
 def use_step_by_step(lock: mpbakery.RLock) -> int:

@@ -249,7 +249,7 @@ class SimulatedMemory:
             self._process.perform("offset")
 
     @staticmethod
-    def divert(call: object) -> None:
+    def divert(call: object, after: object = None) -> None:
         """Forks are not simulated."""
 
     @staticmethod
