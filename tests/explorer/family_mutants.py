@@ -123,11 +123,8 @@ SEMAPHORE_MUTANTS: Final = {
         "semaphore, raising, two permits",
         SEQUENTIAL,
         "_turnstile",
-        """\
-                    if taken:
-                        self._seats.release()
-""",
-        "",
+        "                            self._seats.release()\n",
+        "                            pass\n",
     ),
     "semaphore: a place is kept after an exception": one_change(
         "semaphore, raising",
