@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from multiprocessing import context, queues
+from multiprocessing import context
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Literal, overload
 
@@ -68,9 +68,9 @@ class Factories(BaseContext):
         """A queue with `task_done` and `join`."""
         return _queues.JoinableQueue(maxsize, ctx=self.get_context())
 
-    def SimpleQueue(self) -> queues.SimpleQueue[Any]:
+    def SimpleQueue(self) -> _queues.SimpleQueue:
         """A pipe with locks."""
-        return queues.SimpleQueue(ctx=self.get_context())
+        return _queues.SimpleQueue(ctx=self.get_context())
 
     def Pool(  # type: ignore[override]
         self,

@@ -120,7 +120,7 @@ def _new(kind: Any, ctx: BaseContext | None) -> Any:
 def _locked(value: Any, lock: Any, ctx: BaseContext | None) -> Any:
     if lock is False:
         return value
-    if lock is True or lock is None:
+    if lock is None or lock == True:  # noqa: E712 - 1 is as good as True in the standard library
         lock = RLock(ctx=ctx)
     if not hasattr(lock, "acquire"):
         raise AttributeError(f"lock is {lock!r}, which has no method 'acquire': give True, False, or a lock")
