@@ -17,6 +17,7 @@ from broken import (
     trust_who_sets_out,
 )
 from crashes import Fault, Report, Scene, direct
+from family_scenes import FAMILY_SCENES
 from meter import RETURNED
 from scenes import SCENES, AcquireBehindHolder, Hold, Register, Release, ReleaseForAnother
 from workers import DEADLINE, Crew, expect
@@ -64,6 +65,11 @@ def check(report: Report, scene: type[Scene[Any]]) -> None:
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_killed_after_every_operation(ctx: BaseContext, ctx_crew: Crew, scene: type[Scene[Any]]) -> None:
     check(play(ctx, ctx_crew, scene()), scene)
+
+
+@pytest.mark.parametrize("scene", FAMILY_SCENES, ids=lambda scene: scene.__name__)
+def test_killed_after_every_operation_on_the_family(fork: BaseContext, crew: Crew, scene: type[Scene[Any]]) -> None:
+    check(play(fork, crew, scene()), scene)
 
 
 FAULTS: list[tuple[type[Scene[Any]], Fault, float, str]] = [
