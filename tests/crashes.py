@@ -177,6 +177,11 @@ class Stage(Generic[S]):
         """The first heir."""
         return self.heirs[0]
 
+    def kill(self, puppet: Puppet) -> None:
+        """Kill one more process, and reap it."""
+        puppet.kill()
+        self.crew.processes.remove(puppet.process)
+
     def hear(self, told: Iterable[Warning | str]) -> list[int]:
         """Keep in mind whose deaths a survivor was told of."""
         dead = [warning.pid for warning in told if isinstance(warning, mpbakery.OwnerDiedWarning)]
@@ -194,11 +199,11 @@ class Stage(Generic[S]):
     def end_of(self, heir: Puppet, since: float) -> Any:
         """The result of what an heir was told to do, which must not have taken long after that moment."""
         try:
-            result = heir.end()
+            return heir.end()
         finally:
             self.hear(heir.warnings)
-        assert heir.moment - since < self.limit, f"an heir was through only after {heir.moment - since} s"
-        return result
+            seconds = heir.moment - since
+            assert seconds < self.limit, f"an heir was through only after {seconds} s"
 
     def _look_around(self, scene: Scene[S]) -> None:
         """Insist that nothing is held, no place in a line is left, and all slots but those of the living can be had."""

@@ -26,8 +26,7 @@ class LineScene(Scene[L]):
         waiter = Puppet(stage.crew, stage.shared)
         waiter.begin("acquire")
         self._await_in_line(stage, waiter.pid)
-        waiter.kill()
-        stage.crew.processes.remove(waiter.process)
+        stage.kill(waiter)
 
     def queue_heir(self, stage: Stage[L]) -> None:
         """Have the heir stand in the line, if it has to wait at all."""
@@ -44,7 +43,7 @@ class LineScene(Scene[L]):
         """Have the heir stand in the line, and sleep there."""
         self.queue_heir(stage)
         park = self._park_of_heir(stage)
-        wait_until(lambda: stage.shared._memory.words[park], "a sleeping heir")
+        wait_until(lambda: stage.shared._memory.words[park], "a sleeping heir", 2 * stage.limit)
 
     def freeze_heir(self, stage: Stage[L]) -> None:
         """The same, and stop it there, so that it is not chance what the victim finds."""
