@@ -9,7 +9,7 @@ from multiprocessing.context import BaseContext
 from threading import BrokenBarrierError
 from typing import Any
 
-from crashes import Ledger, Scene, Stage
+from crashes import Ledger, Scene, Stage, occupy
 from meter import End
 from room_scenes import TAKING_AND_LEAVING, RoomScene
 from scenes import SOON
@@ -29,6 +29,9 @@ class BarrierScene(RoomScene[mpbakery.Barrier]):
     Here the heirs wait from the beginning.
     """
 
+    #: One more than are needed, for a newcomer.
+    slots = 5
+
     def make(self, ctx: BaseContext) -> mpbakery.Barrier:
         """A barrier."""
         return mpbakery.Barrier(3, slots=self.slots, ctx=ctx)
@@ -43,6 +46,7 @@ class BarrierScene(RoomScene[mpbakery.Barrier]):
         numbers = [self.number_of(stage, heir.pid) for heir in stage.heirs]
         broken = TURNED_AWAY in numbers or self.has_come(stage)
         stage.outcome = numbers.count(LET_GO) if broken or LET_GO in numbers else THEY_WAIT
+        occupy(stage.shared, 1)  # a newcomer must not take the slot of a dead party, as long as there is another
         went_on = time.monotonic()
         for heir in stage.heirs:
             heir.go_on()
@@ -128,6 +132,7 @@ class ComeFirst(BarrierScene):
         """The heirs come when the victim is dead: they are turned away, if it had come, or wait for the lead."""
         stage.victim.await_death()
         stage.outcome = 0 if self.has_come(stage) else THEY_WAIT
+        occupy(stage.shared, 1)  # as above
         since = time.monotonic()
         for heir in stage.heirs:
             heir.begin("wait", 2 * stage.limit)
@@ -155,7 +160,7 @@ class GiveUpBarrier(ComeFirst):
 class FindTheDead(GiveUpBarrier):
     """Somebody who waits dies while the victim sleeps, which looks after it when it has slept for a while."""
 
-    slots = 5
+    slots = 6
     outcomes: tuple[object, ...] = (0,)
     operations = GiveUpBarrier.operations | {"load PID[4]", "store NUMBERS[4]"}
 

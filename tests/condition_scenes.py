@@ -6,7 +6,7 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from crashes import Ledger, Scene, Stage
+from crashes import Ledger, Scene, Stage, occupy
 from room_scenes import TAKING_AND_LEAVING, RoomScene
 from scenes import SOON
 from workers import Puppet
@@ -20,6 +20,9 @@ class ConditionScene(RoomScene[mpbakery.Condition]):
 
     Here the heirs wait from the beginning.
     """
+
+    #: One more than are needed, for a newcomer.
+    slots = 5
 
     def make(self, ctx: BaseContext) -> mpbakery.Condition:
         """A condition over a recursive lock."""
@@ -38,6 +41,9 @@ class ConditionScene(RoomScene[mpbakery.Condition]):
         stage.victim.await_death()
         numbers = stage.shared._room.numbers()
         stage.outcome = notified = numbers.count(LET_GO)
+        occupy(
+            stage.shared, 1
+        )  # a newcomer must not take the slot of one who was notified, as long as there is another
         went_on = time.monotonic()
         for heir in stage.heirs:
             heir.go_on()
@@ -122,7 +128,7 @@ class GiveUpNotification(WaitForNotification):
 class PassNotificationOn(GiveUpNotification):
     """Somebody was notified and died before it knew; the victim passes that on to the first heir, and gives up."""
 
-    slots = 5
+    slots = 6
     # the dead one's; the heir's as well, until the dead one is cleared away; the heir's
     outcomes: tuple[object, ...] = (1, 2, 1)
     operations = frozenset({"none", "store NUMBERS[1]", "unpark", "store NUMBERS[4]", "park", "wake up"})
