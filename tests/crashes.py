@@ -57,7 +57,8 @@ class Report(NamedTuple):
 def be_killed(connection: Connection, shared: S, scene: Scene[S], journal: Journal, fatal: int) -> None:
     """The main function of a victim."""
     warnings.simplefilter("ignore", mpbakery.OwnerDiedWarning)
-    meter = Meter((parts_of(shared) or [shared])[0]._memory, journal, fatal)
+    (lock,) = parts_of(shared) or [shared]  # what the victim may hold at its end
+    meter = Meter(lock._memory, journal, fatal)
     put_on_meter(
         shared, meter, lambda: connection.send("asleep"), lambda: connection.poll(0) and bool(connection.recv())
     )
