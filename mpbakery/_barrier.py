@@ -29,7 +29,7 @@ class _Guard(RLock):
     __slots__ = ()
 
     _kind = GUARD
-    _noun = "barrier"
+    _noun = "guard"
 
     def _announcer(self) -> Callable[[int, bool], Owner]:
         memory = self._memory

@@ -7,15 +7,18 @@ import mmap
 import os
 import textwrap
 import time
+from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar
 
 import mpbakery
 from mpbakery import _bakery
 from mpbakery._line import Line
-from mpbakery._memory import CHOOSING, ENTERED, HIGH, IDLE, NUMBERS, PID, RECORD, record_of
-from mpbakery._seats import Claimer, Seats
+from mpbakery._memory import CHOOSING, ENTERED, GIVEN, HIGH, IDLE, NUMBERS, PID, RECORD, record_of
+from mpbakery._seats import Claimer, Seats, Slot
 from mpbakery._slots import SlotTable
+from mpbakery._turnstile import PermitSeats
+from mpbakery._waiting_room import Place, SharedRoom, WaitingRoom
 
 
 class NoLock:
@@ -148,7 +151,7 @@ class TableOfImmortals(SlotTable):
         return False
 
 
-def believe_in_eternal_life(lock: mpbakery.Lock) -> None:
+def believe_in_eternal_life(lock: mpbakery.Lock | mpbakery.Semaphore) -> None:
     """Neither take the lock over from the dead, nor take them out of the line."""
     lock._table.__class__ = TableOfImmortals
 
@@ -224,6 +227,94 @@ class TrustfulLine(Line):
 def trust_who_sets_out(lock: mpbakery.Lock) -> None:
     """Go on to release somebody else's lock when one died that had set out to release ours."""
     lock._line.__class__ = TrustfulLine
+
+
+class OnceLock(mpbakery.RLock):
+    """Does not count how often it was acquired."""
+
+    __slots__ = ()
+
+    def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
+        """Acquire, unless the calling thread holds it already."""
+        return self._is_mine() or super().acquire(block, timeout, blocking)
+
+    __enter__ = acquire
+
+
+def release_at_once(lock: mpbakery.RLock) -> None:
+    """Release a recursive lock with the first release."""
+    lock.__class__ = OnceLock
+
+
+class SeatsThatClear(PermitSeats):
+    """Clears the count of permits that were given, before there is a new one."""
+
+    __slots__ = ()
+
+    def calls(self, record: int, slot: Slot) -> tuple[Callable[[], None], Callable[..., None]]:
+        """What gives back a permit."""
+        words = self.line.words
+
+        def give(*_exception: object) -> None:
+            given = words[record + GIVEN]
+            words[record + GIVEN] = 0
+            words[record + GIVEN] = given + 1
+            bool(slot)
+
+        return give, give
+
+
+def clear_before_counting(semaphore: mpbakery.Semaphore) -> None:
+    """Give a permit back in two stores, as `pack_into` does."""
+    semaphore._seats = SeatsThatClear(semaphore._line)
+
+
+class RoomOfTrust(WaitingRoom):
+    """Whoever waits in it looks after nothing."""
+
+    __slots__ = ()
+
+    def sleep(
+        self, place: Place, ticket: int, deadline: float | None, look: Callable[[], bool] | None = None, nap: float = 0
+    ) -> bool:
+        """Sleep until somebody lets this place go."""
+        return super().sleep(place, ticket, deadline, None, nap)
+
+
+def trust_to_be_let_go(shared: SharedRoom) -> None:
+    """Do not look from time to time whether whoever was to let one go has died."""
+    shared._room.__class__ = RoomOfTrust
+
+
+class ConditionThatTidiesUp(mpbakery.Condition):
+    """Clears away the trace of a death before it has passed on what the dead was notified of."""
+
+    __slots__ = ()
+
+    def _pass_on(self) -> None:
+        for slot in self._room.orphans():
+            self._room.is_lost(slot)
+            self.notify()
+
+
+def tidy_up_first(condition: mpbakery.Condition) -> None:
+    """Have a notification exist for a moment in one process's mind alone."""
+    condition.__class__ = ConditionThatTidiesUp
+
+
+class BarrierForGhosts(mpbakery.Barrier):
+    """Counts the dead as parties."""
+
+    __slots__ = ()
+
+    def _look_for_the_dead(self) -> None:
+        if self._guard.recovered_from is not None:
+            self._break()
+
+
+def count_the_dead(barrier: mpbakery.Barrier) -> None:
+    """Let the others through with those who died while they waited."""
+    barrier.__class__ = BarrierForGhosts
 
 
 # --- Faults that show when a signal handler runs: each function breaks the code of the process that calls it ---------

@@ -1,44 +1,52 @@
-"""Processes that are killed in the middle of what they do with a lock, and survivors who look what became of it.
+"""Processes that are killed in the middle of what they do with a primitive, and survivors who look what became of it.
 
 A scene is played once for each operation on shared memory that a victim carries out in it: the first victim is killed
 before the first operation, the next one after it, and so on, until one has come to the end. Those who survive are the
-lead, who sees to everything, and its heir, who stands in line behind the victims.
+lead, who sees to everything, and its heirs, who wait for what the victims have or do.
 
-The locks come from the test to a director, by some start method. All others are forked from the director, so that a
-victim costs milliseconds whatever the start method.
+The primitives come from the test to a director, by some start method. All others are forked from the director, so that
+a victim costs milliseconds whatever the start method.
 """
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import NamedTuple, TypeAlias
+from multiprocessing.context import BaseContext
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from meter import RETURNED, End, Journal, Meter, MeteredWords, put_on_meter
-from workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_until
+from meter import RETURNED, End, Journal, Meter, MeteredWords, parts_of, put_on_meter
+from workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_for_state
 
 import mpbakery
-from mpbakery._memory import ATTENTION, AWAKE, HIGH, PARK, PID, record_of
+from mpbakery._memory import HIGH, IDLE, NUMBERS
+from mpbakery._shared import Shared
+from mpbakery._snapshot import count_slots_in_use
+from mpbakery._waiting_room import SharedRoom
 
-#: Breaks a lock in a known way, in one process.
-Fault: TypeAlias = Callable[[mpbakery.Lock], None]
-#: Two cells that the lock protects: they are equal, but while somebody writes them.
+S = TypeVar("S", bound=Shared)
+
+#: Breaks a primitive in a known way, in one process.
+Fault: TypeAlias = Callable[[Any], None]
+#: Two cells that a lock protects: they are equal, but while somebody writes them.
 Ledger: TypeAlias = MeteredWords
 
 
 class Report(NamedTuple):
-    """What has become of some victims: how each one ended, by its number, and what was wrong after one, "" if nothing.
+    """What has become of some victims, by their numbers, and what was wrong after one, "" if nothing.
 
-    `torn` is how often the data under the lock was found half written, by somebody who was told of the death.
+    `ends` is how each one ended and `outcomes` what the survivors have seen of that; `torn` is how often the data under
+    a lock was found half written, by somebody who was told of the death.
     """
 
     ends: dict[int, End]
+    outcomes: dict[int, object]
     wrong: str
     torn: int
 
@@ -46,15 +54,18 @@ class Report(NamedTuple):
 # --- The victim ----------------------------------------------------------------------------------------------------
 
 
-def be_killed(connection: Connection, lock: mpbakery.Lock, scene: Scene, journal: Journal, fatal: int) -> None:
+def be_killed(connection: Connection, shared: S, scene: Scene[S], journal: Journal, fatal: int) -> None:
     """The main function of a victim."""
     warnings.simplefilter("ignore", mpbakery.OwnerDiedWarning)
+    (lock,) = parts_of(shared) or [shared]  # what the victim may hold at its end
     meter = Meter(lock._memory, journal, fatal)
-    put_on_meter(lock, meter, lambda: connection.send("asleep"))
+    put_on_meter(
+        shared, meter, lambda: connection.send("asleep"), lambda: connection.poll(0) and bool(connection.recv())
+    )
     if scene.fault:
-        scene.fault(lock)
+        scene.fault(shared)
     try:
-        scene.prepare(lock)
+        scene.prepare(shared)
     except mpbakery.MpbakeryError as error:
         connection.send(f"{type(error).__name__}: {error}")
         return
@@ -62,18 +73,18 @@ def be_killed(connection: Connection, lock: mpbakery.Lock, scene: Scene, journal
     expect(connection)
     ledger = Ledger(journal.ledger, meter, lambda cell: f"ledger[{cell}]")
     meter.start()
-    scene.act(lock, ledger)
+    scene.act(shared, ledger)
     meter.die(RETURNED)
 
 
 class Victim:
     """A victim as its lead sees it."""
 
-    def __init__(self, crew: Crew, lock: mpbakery.Lock, scene: Scene, journal: Journal, fatal: int) -> None:
+    def __init__(self, crew: Crew, shared: S, scene: Scene[S], journal: Journal, fatal: int) -> None:
         self._connection, theirs = crew.context.Pipe()
         self._crew = crew
         self._journal = journal
-        self._process = crew.start(be_killed, theirs, lock, scene, journal, fatal)
+        self._process = crew.start(be_killed, theirs, shared, scene, journal, fatal)
         theirs.close()
         self.pid: int = self._process.pid or 0
         answer = expect(self._connection)
@@ -83,9 +94,24 @@ class Victim:
         """Let it do what it is to be killed in."""
         self._connection.send("go")
 
-    def await_sleep_or_death(self) -> None:
-        """Wait until it is about to sleep, or dead."""
+    def sleeps(self) -> bool:
+        """Wait until it is about to sleep, or dead; whether it sleeps."""
         assert wait([self._connection, self._process.sentinel], PATIENCE), "the victim neither sleeps nor dies"
+        return not wait([self._process.sentinel], 0)
+
+    def end_sleep(self) -> None:
+        """Tell it that it has slept for long enough, if it sleeps."""
+        with contextlib.suppress(ConnectionError):  # it may be dead
+            self._connection.send("time is up")
+
+    def stop(self) -> None:
+        """Stop it, if it lives."""
+        os.kill(self.pid, signal.SIGSTOP)
+        wait_for_state(self.pid, "TZ")
+
+    def go_on(self) -> None:
+        """Let it run on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def await_death(self) -> End:
         """Wait until it is dead, though nobody has reaped it; how it ended."""
@@ -106,202 +132,173 @@ class Victim:
 # --- The survivors -------------------------------------------------------------------------------------------------
 
 
-class Stage:
-    """One victim, and those who survive it: the lead, who runs this, and its heir."""
+class Stage(Generic[S]):
+    """One victim, and those who survive it: the lead, who runs this, and its heirs."""
 
-    def __init__(self, crew: Crew, lock: mpbakery.Lock, heir: Puppet | None, limit: float) -> None:
-        self.lock = lock
-        self._crew = crew
-        self._heir = heir
-        self._limit = limit
-        self._journal = Journal()
-        self._told: list[int] = []
-        self.dead_owner = 0
+    def __init__(self, crew: Crew, shared: S, heirs: Sequence[Puppet], limit: float) -> None:
+        """A survivor may wait for `limit` seconds."""
+        self.crew = crew
+        self.shared = shared
+        self.heirs = heirs
+        self.limit = limit
+        self.journal = Journal()
+        #: the deaths of whom survivors were told
+        self.told: list[int] = []
+        #: what the survivors have seen of the victim's end; whether it held the lock, unless the scene says otherwise
+        self.outcome: object = None
         self.torn = 0
 
-    def play(self, scene: Scene, fatal: int) -> End:
+    def play(self, scene: Scene[S], fatal: int) -> End:
         """Play the scene with a victim that is killed after `fatal` operations; raises what is wrong afterwards."""
-        self.victim = Victim(self._crew, self.lock, scene, self._journal, fatal)
+        self.victim = Victim(self.crew, self.shared, scene, self.journal, fatal)
         scene.set_up(self)
         self.victim.go()
         scene.survive(self)
         end = self.victim.await_death()
+        if self.outcome is None:
+            self.outcome = end.held
         # in turn, so that newcomers meet the dead as zombies and as processes that are gone
         if fatal % 2:
             self.victim.bury()
-            self._look_around()
+            self._look_around(scene)
         else:
-            self._look_around()
+            self._look_around(scene)
             self.victim.bury()
-        deaths = [self.victim.pid] if end.held else [self.dead_owner] if self.dead_owner else []
-        assert self._told == deaths, f"told of the deaths of {self._told} instead of {deaths}"
+        deaths = scene.deaths(self, end)
+        assert self.told == deaths, f"told of the deaths of {self.told} instead of {deaths}"
         return end
 
     @property
     def operation(self) -> str:
         """The last one that the victim carried out, "" if it lives."""
-        return self._journal.read().operation
+        return self.journal.read().operation
 
     @property
     def heir(self) -> Puppet:
-        """The survivor that stands in line."""
-        assert self._heir is not None
-        return self._heir
+        """The first heir."""
+        return self.heirs[0]
 
-    def lose(self, target: Callable[[mpbakery.Lock], object]) -> int:
-        """The pid of one more process, which has run `target(lock)` and ended."""
-        process = self._crew.start(target, self.lock)
-        process.join(PATIENCE)
-        assert process.exitcode == 0
-        self._crew.processes.remove(process)
-        return process.pid or 0
+    def kill(self, puppet: Puppet) -> None:
+        """Kill one more process, and reap it."""
+        puppet.kill()
+        self.crew.processes.remove(puppet.process)
 
-    def lose_in_line(self) -> None:
-        """One more process, which was killed while it slept in the line."""
-        waiter = Puppet(self._crew, self.lock)
-        waiter.begin("acquire")
-        self._await_in_line(waiter.pid)
-        waiter.kill()
-        self._crew.processes.remove(waiter.process)
+    def hear(self, told: Iterable[Warning | str]) -> list[int]:
+        """Keep in mind whose deaths a survivor was told of."""
+        dead = [warning.pid for warning in told if isinstance(warning, mpbakery.OwnerDiedWarning)]
+        self.told += dead
+        return dead
 
-    def _await_in_line(self, pid: int) -> None:
-        def is_in_line() -> bool:
-            return pid in [waiter.pid for waiter in self.lock.statistics().waiters]
-
-        wait_until(lambda: is_in_line() or (self._heir and self._heir.has_answered()), "a place in the line")
-
-    def queue_heir(self) -> None:
-        """Have the heir stand in the line, if it has to wait at all."""
-        self.heir.begin("acquire", True, 2 * self._limit)
-        self._await_in_line(self.heir.pid)
-
-    def wake_victim(self) -> None:
-        """End the victim's sleep, if it sleeps, as the lock does."""
-        line = self.lock._line
-        for park in self._parks_of(self.victim.pid):
-            line.words[park] = AWAKE
-            line.machine.unpark(park)
-
-    def put_heir_to_sleep(self) -> None:
-        """Have the heir stand in the line, and sleep there."""
-        self.queue_heir()
-        (park,) = self._parks_of(self.heir.pid)
-        wait_until(lambda: self.lock._line.words[park], "a sleeping heir")
-
-    def freeze_heir(self) -> None:
-        """The same, and stop it there, so that it is not chance what the victim finds."""
-        self.put_heir_to_sleep()
-        words = self.lock._line.words
-        (park,) = self._parks_of(self.heir.pid)
-
-        def stops_asleep() -> bool:
-            # From time to time it wakes up and looks around: whom the victim meets awake it does not wake.
-            self.heir.stop()
-            if words[park] and words[ATTENTION]:
-                return True
-            self.heir.go_on()
-            return False
-
-        wait_until(stops_asleep, "the heir stopped in its sleep")
-
-    def _parks_of(self, pid: int) -> list[int]:
-        """The PARK words of a process, one for each of its slots."""
-        records = [record_of(self.lock._line.slots, slot) for slot in range(self.lock._line.slots)]
-        return [record + PARK for record in records if self.lock._line.words[record + PID] == pid]
-
-    def inherit(self, since: float) -> None:
-        """Insist that the heir has the lock soon after that moment, and nobody else has."""
-        assert self.heir.end() is True, f"the heir did not get the lock within {2 * self._limit} s"
-        self._got_it(self.heir.warnings, self.heir.moment - since)
-        assert self.lock.acquire(False) is False, "the heir has the lock, and so has another"
-        owner = self.lock.owner
-        assert owner is not None, "the heir has the lock, and nobody holds it"
-        assert owner.pid == self.heir.pid, f"the heir has the lock, and {owner} holds it"
-        self.heir("release")
-
-    def acquire(self, since: float) -> None:
-        """Insist that this process gets the lock soon after that moment."""
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep in mind whose deaths this process is told of meanwhile."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            got_it = self.lock.acquire(True, 2 * self._limit)
-        assert got_it is True, f"a newcomer did not get the lock within {2 * self._limit} s"
-        self._got_it([item.message for item in caught if isinstance(item.message, Warning)], time.monotonic() - since)
-        self.lock.release()
+            yield
+        self.hear(item.message for item in caught)
 
-    def _got_it(self, told: Sequence[Warning], seconds: float) -> None:
-        assert seconds < self._limit, f"a survivor got the lock after {seconds} s"
-        dead = [warning.pid for warning in told if isinstance(warning, mpbakery.OwnerDiedWarning)]
-        self._told += dead
-        ledger = self._journal.ledger
-        if ledger[0] != ledger[1]:
-            assert self.victim.pid in dead, "data is half written, and whoever got the lock was not told"
-            self.torn += 1
+    def end_of(self, heir: Puppet, since: float) -> Any:
+        """The result of what an heir was told to do, which must not have taken long after that moment."""
+        try:
+            return heir.end()
+        finally:
+            self.hear(heir.warnings)
+            seconds = heir.moment - since
+            assert seconds < self.limit, f"an heir was through only after {seconds} s"
 
-    def _look_around(self) -> None:
-        """Insist that no place in the line is left behind, and that all slots but those of the living can be had."""
-        now = self.lock.statistics()
-        assert now.owner is None, f"the lock is held by {now.owner}"
-        assert now.waiters == (), f"still in line: {now.waiters}"
-        living = 2 if self._heir else 0
-        # one slot more than the lock has may have been used by one who took over from the dead
-        self._register_newcomers(max(now.slots, self.lock._memory.words[HIGH]) - living)
-        in_use = self.lock.statistics().slots_in_use
-        assert in_use == living, f"{in_use} slots are in use, and {living} who use the lock live"
-
-    def _register_newcomers(self, count: int) -> None:
-        """Have as many threads register, all before the first of them ends."""
-
-        def register() -> None:
-            mpbakery.register(self.lock)
-            self._register_newcomers(count - 1)
-
-        if count:
-            in_thread(register)
+    def _look_around(self, scene: Scene[S]) -> None:
+        """Insist that nothing is held, no place in a line is left, and all slots but those of the living can be had."""
+        waiting = scene.waiting(self.shared)
+        assert not waiting, f"still in line: {waiting}"
+        living = len(self.heirs) + 1 if self.heirs else 0
+        parts: list[Shared] = [self.shared, *parts_of(self.shared)]
+        for part in parts:
+            memory = part._memory
+            if isinstance(part, mpbakery.Lock):
+                assert part.owner is None, f"the lock is held by {part.owner}"
+            # one slot more than there are may have been used by one who took over from the dead
+            newcomers = max(memory.slots, memory.words[HIGH]) - living
+            if isinstance(part, SharedRoom):
+                occupy(part, newcomers)
+            else:
+                register_newcomers(part, newcomers)
+            in_use = count_slots_in_use(memory)
+            assert in_use == living, f"{in_use} slots are in use, and {living} who use them live"
+            numbers = memory.words[NUMBERS : NUMBERS + memory.words[HIGH]].tolist()
+            assert not any(number != IDLE for number in numbers), f"places are left: {numbers}"
 
 
-class Scene:
-    """What a victim does when it is killed, and what the survivors do before and afterwards.
+def register_newcomers(part: Shared, count: int) -> None:
+    """Have as many threads register, all before the first of them ends."""
 
-    Here nobody disturbs the victim, and the lead acquires when it is dead.
-    """
+    def register() -> None:
+        mpbakery.register(part)
+        register_newcomers(part, count - 1)
 
-    #: How many there are: for the lead, the heir, the victim, and who else dies.
+    if count:
+        in_thread(register)
+
+
+def occupy(part: SharedRoom, count: int) -> None:
+    """Have this thread occupy as many places in a room beside its own, all at the same time."""
+    own = part._room.enter()
+    newcomers = [part._room.enter() for _ in range(count)]
+    part._room.leave(own)
+    newcomers.clear()
+
+
+class Scene(Generic[S]):
+    """What a victim does when it is killed, and what the survivors do before and afterwards."""
+
+    #: How many slots there are: for the lead, the heirs, the victim, and who else dies.
     slots = 3
-    #: Whether each victim has a lock of its own, or its operations would depend on what those before it have done.
+    #: How many heirs there are. Without any, the victim has the primitive for itself: the lead has not used it either.
+    heirs = 1
+    #: Whether each victim has a primitive of its own, or its operations would depend on what those before it have done.
     fresh = False
-    #: Whether it has that lock for itself: neither lead nor heir has used it.
-    alone = False
-    #: Whether the victims hold the lock, from the first one to the last.
-    held: tuple[bool, ...] = (False,)
-    #: Whether some of them leave data half written.
+    #: What survivors have seen, from the first victim to the last, without what repeats.
+    outcomes: tuple[object, ...]
+    #: Whether some of the victims leave data half written.
     tears = False
     #: Some of the operations that victims must have been killed after.
     operations: frozenset[str]
 
     def __init__(self, fault: Fault | None = None) -> None:
-        """`fault` breaks the lock, in each of the processes that use it."""
+        """`fault` breaks the primitive, in each of the processes that use it."""
         self.fault = fault
 
-    def prepare(self, lock: mpbakery.Lock) -> None:
-        """What the victim does before its operations count."""
-        mpbakery.register(lock)
+    def make(self, ctx: BaseContext) -> S:
+        """What the victim uses."""
+        raise NotImplementedError
 
-    def set_up(self, stage: Stage) -> None:
+    def prepare(self, shared: S) -> None:
+        """What the victim does before its operations count."""
+        mpbakery.register(shared)
+
+    def set_up(self, stage: Stage[S]) -> None:
         """What the lead does meanwhile."""
 
-    def act(self, lock: mpbakery.Lock, ledger: Ledger) -> None:
+    def act(self, shared: S, ledger: Ledger) -> None:
         """What the victim is killed in."""
         raise NotImplementedError
 
-    def survive(self, stage: Stage) -> None:
+    def survive(self, stage: Stage[S]) -> None:
         """What the lead does from then on."""
-        stage.acquire(stage.victim.await_death().moment)
+        raise NotImplementedError
+
+    def deaths(self, stage: Stage[S], end: End) -> list[int]:
+        """Of whose deaths survivors have to be told."""
+        return [stage.victim.pid] if end.held else []
+
+    def waiting(self, shared: S) -> Sequence[object]:
+        """Who waits."""
+        raise NotImplementedError
 
 
 # --- The director --------------------------------------------------------------------------------------------------
 
 
-def direct(connections: Sequence[Connection], locks: Sequence[mpbakery.Lock], scene: Scene, limit: float) -> None:
+def direct(connections: Sequence[Connection], primitives: Sequence[S], scene: Scene[S], limit: float) -> None:
     """The main function of a director: have the scene played by several casts at once, since they sleep a lot.
 
     The victims go to the casts in turn, and each lead reports through a connection of its own. A survivor may wait for
@@ -310,51 +307,52 @@ def direct(connections: Sequence[Connection], locks: Sequence[mpbakery.Lock], sc
     casts = Crew(multiprocessing.get_context("fork"))
     try:
         for cast, connection in enumerate(connections):
-            casts.start(play, connection, locks, scene, limit, range(cast, sys.maxsize, len(connections)))
+            casts.start(play, connection, primitives, scene, limit, range(cast, sys.maxsize, len(connections)))
         casts.finish()
     finally:
         casts.close()
 
 
 def play(
-    connection: Connection, locks: Sequence[mpbakery.Lock], scene: Scene, limit: float, victims: Iterable[int]
+    connection: Connection, primitives: Sequence[S], scene: Scene[S], limit: float, victims: Iterable[int]
 ) -> None:
     """The main function of a lead: play the scene with these victims, until one comes to the end.
 
-    There is a lock for each victim, or for each cast.
+    There is a primitive for each victim, or for each cast.
     """
     crew = Crew(multiprocessing.get_context("fork"))
-    ends: dict[int, End] = {}
-    wrong, torn = "", 0
-    heir: Puppet | None = None
-    lock: mpbakery.Lock | None = None
+    report = Report({}, {}, "", 0)
+    heirs: list[Puppet] = []
+    shared: S | None = None
     try:
         for fatal in victims:
-            if lock is not locks[fatal % len(locks)]:
-                lock = locks[fatal % len(locks)]
+            if shared is not primitives[fatal % len(primitives)]:
+                shared = primitives[fatal % len(primitives)]
                 crew.close()
                 if scene.fault:
-                    scene.fault(lock)
-                heir = None if scene.alone else engage(crew, lock)
-            stage = Stage(crew, lock, heir, limit)
+                    scene.fault(shared)
+                heirs = engage(crew, shared, scene.heirs)
+            stage = Stage(crew, shared, heirs, limit)
             try:
-                ends[fatal] = stage.play(scene, fatal)
-            except (AssertionError, mpbakery.MpbakeryError, ValueError) as error:
+                report.ends[fatal] = stage.play(scene, fatal)
+            except Exception as error:  # whatever it is: the test says what was wrong
                 where = f"{type(scene).__name__}, killed after operation {fatal} ({stage.operation})"
-                wrong = f"{where}: {type(error).__name__}: {error}"
+                report = report._replace(wrong=f"{where}: {type(error).__name__}: {error}")
                 break
-            torn += stage.torn
+            report.outcomes[fatal] = stage.outcome
+            report = report._replace(torn=report.torn + stage.torn)
             if stage.operation == RETURNED:
                 break
     finally:
         crew.close()
-    connection.send(Report(ends, wrong, torn))
+    connection.send(report)
 
 
-def engage(crew: Crew, lock: mpbakery.Lock) -> Puppet:
-    """An heir; the lead and it have the first two slots of the lock."""
-    mpbakery.register(lock)
-    heir = Puppet(crew, lock)
-    heir("acquire")
-    heir("release")
-    return heir
+def engage(crew: Crew, shared: Shared, count: int) -> list[Puppet]:
+    """So many heirs; the lead and they have the first slots."""
+    if count:
+        mpbakery.register(shared)
+    heirs = [Puppet(crew, shared) for _ in range(count)]
+    for heir in heirs:
+        heir("register")
+    return heirs

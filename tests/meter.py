@@ -1,9 +1,10 @@
-"""A lock that counts what its process does to shared memory, and kills the process at a chosen count.
+"""A primitive that counts what its process does to shared memory, and kills the process at a chosen count.
 
-Nothing in the lock knows about it: the lock's protocol runs over a memory, a machine and a claim lock that are those
+Nothing in the primitive knows about it: its protocol runs over a memory, a machine and a claim lock that are those
 of the package, but count. Every load and every store of a word counts, every look at a range of words, every
-operation on the claim lock, going to sleep, and waking somebody. The store that releases the lock is one call into C,
-and counts where that call asks for a truth value next.
+operation on the claim lock, going to sleep, and waking somebody. The store that releases a lock is one call into C,
+and counts where that call asks for a truth value next; the one that gives a permit back is a store of its own in that
+call, and counts as such.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import mpbakery
-from mpbakery import _identity, _lock, _memory
-from mpbakery._bakery import Bakery
+from mpbakery import _identity, _memory
 from mpbakery._interfaces import Claims
 from mpbakery._machine import ThisMachine
 from mpbakery._memory import HELD, NOBODY, NUMBERS, OWNER, RECORD, WORD, LateWord, Memory, record_of
+from mpbakery._shared import Shared
 from mpbakery._slots import SlotTable
 
 #: What is told of a victim that came to the end of what it was to be killed in.
 RETURNED = "return"
 
-_HEADER = ("SLOTS_AT", "NOBODY", "OWNER", "RECOVERIES", "FOREIGN", "ATTENTION", "HIGH")
+_HEADER = (
+    *("SLOTS_AT", "KIND_AT", "VALUE_AT", "NOBODY", "OWNER", "RECOVERIES", "FOREIGN", "ATTENTION"),
+    *("FLAG", "TAKEN", "HUNGRY", "HIGH"),
+)
 _RECORD = ("PID", "START", "THREAD", "HELD", "ENTERED", "LEFT_BY_OTHERS", "PARK", "ARRIVED", "PROCESS_NAME")
 _NAMES_OF_HEADER: dict[int, str] = {getattr(_memory, name): name for name in _HEADER}
 _NAMES_OF_RECORD: dict[int, str] = {getattr(_memory, name): name for name in _RECORD}
@@ -76,11 +79,11 @@ class Meter:
     """Counts operations from `start()` on, and kills this process when the `fatal`-th one is done; 0 is before them."""
 
     def __init__(self, memory: Memory, journal: Journal, fatal: int) -> None:
+        """`memory` is that of the lock which this process may hold at its end."""
         self._words = memory.words
         self._journal = journal
         self._fatal = fatal
         self._count = -1
-        self._slots = memory.slots
 
     @property
     def running(self) -> bool:
@@ -109,10 +112,6 @@ class Meter:
         """Whether this process holds the lock, as the memory's layout defines it."""
         held = self._words[OWNER]
         return held != NOBODY and self._words[held] != 0 and self._words[held - HELD] == os.getpid()
-
-    def name_of(self, word: int) -> str:
-        """What messages call a word of the lock."""
-        return name_of(self._slots, word)
 
 
 class MeteredWords:
@@ -159,44 +158,60 @@ class MeteredSpan:
 class MeteredRoom:
     """The mapping as bytes; what is read of it does not count, since it is nothing but names."""
 
-    def __init__(self, room: mmap.mmap, meter: Meter) -> None:
+    def __init__(self, room: mmap.mmap, meter: Meter, name_of: Callable[[int], str]) -> None:
         self._room = room
         self._meter = meter
+        self._name_of = name_of
 
     def __getitem__(self, span: slice) -> bytes:
         return self._room[span]
 
     def __setitem__(self, span: slice, value: bytes) -> None:
         self._room[span] = value
-        self._meter.step(f"store {self._meter.name_of(span.start // WORD)}")
+        self._meter.step(f"store {self._name_of(span.start // WORD)}")
 
 
 class SecondHalf:
     """The second half of a release: it counts the first one."""
 
-    def __init__(self, after: object, meter: Meter) -> None:
+    def __init__(self, after: object, meter: Meter, first: str) -> None:
         self._after = after
         self._meter = meter
+        self._first = first
 
     def __bool__(self) -> bool:
-        self._meter.step("clear HELD")
+        self._meter.step(self._first)
         return bool(self._after)
 
 
 class MeteredMemory(Memory):
-    """The memory of a lock, that counts."""
+    """The memory of a primitive, that counts."""
 
-    def __init__(self, memory: Memory, meter: Meter) -> None:
+    def __init__(self, memory: Memory, meter: Meter, whose: str) -> None:
+        """`whose` follows the names of its words."""
         super().__init__(memory.room, memory.descriptor)
-        self._mapping = memory.room
         self._meter = meter
-        self.words = MeteredWords(self.words, meter, meter.name_of)  # type: ignore[assignment]
-        self.times = MeteredWords(self.times, meter, meter.name_of)  # type: ignore[assignment]
-        self.room = MeteredRoom(self.room, meter)  # type: ignore[assignment]
+        self._first_half = f"clear HELD{whose}"
+        self._mapping = Memory(memory.room, memory.descriptor)
+
+        def name(word: int) -> str:
+            return name_of(memory.slots, word) + whose
+
+        self.words = MeteredWords(self.words, meter, name)  # type: ignore[assignment]
+        self.times = MeteredWords(self.times, meter, name)  # type: ignore[assignment]
+        self.room = MeteredRoom(self.room, meter, name)  # type: ignore[assignment]
+        # the mapping itself is what C stores in, but for the count of permits, which has a store of its own
+        self._mapping.words = self.words
 
     def clearing(self, word: int | LateWord, after: object) -> tuple[Callable[[], None], Callable[..., None]]:
         """The functions that release."""
-        return Memory(self._mapping, self.descriptor).clearing(word, SecondHalf(after, self._meter))
+        return self._mapping.clearing(word, SecondHalf(after, self._meter, self._first_half))
+
+    def counting(
+        self, word: int, scratch: int, count: Iterator[int], after: object
+    ) -> tuple[Callable[[], None], Callable[..., None]]:
+        """The functions that give a permit back."""
+        return self._mapping.counting(word, scratch, count, SecondHalf(after, self._meter, self._first_half))
 
 
 class MeteredClaims:
@@ -230,12 +245,15 @@ class MeteredMachine(ThisMachine):
     spins = 1
     yields = 1
 
-    def __init__(self, memory: Memory, meter: Meter, asleep: Callable[[], object]) -> None:
-        """`asleep()` is called before each sleep."""
+    def __init__(
+        self, memory: Memory, meter: Meter, asleep: Callable[[], object], time_is_up: Callable[[], bool]
+    ) -> None:
+        """`asleep()` is called before each sleep; `time_is_up()` says that it ends, though nobody has ended it."""
         super().__init__(memory.room)
         self._words = memory.words
         self._meter = meter
         self._asleep = asleep
+        self._time_is_up = time_is_up
         self._standing: float | None = None
 
     def clock(self) -> float:
@@ -247,10 +265,10 @@ class MeteredMachine(ThisMachine):
         return self._standing
 
     def park(self, word: int, expected: int, seconds: float, turn: int) -> None:
-        """Sleep until the word changes, as a process does that gets no processor when its time is up."""
+        """Sleep until the word changes, as a process does that gets no processor when its time is up; or until told."""
         self._meter.step("park")
         self._asleep()
-        while self._words[word] == expected:
+        while self._words[word] == expected and not self._time_is_up():
             super().park(word, expected, seconds, turn)
         self._standing = time.monotonic()
         self._meter.step("wake up")
@@ -261,10 +279,20 @@ class MeteredMachine(ThisMachine):
         self._meter.step("unpark")
 
 
-def put_on_meter(lock: mpbakery.Lock, meter: Meter, asleep: Callable[[], object]) -> None:
-    """Make what this process does with a lock that it has not used yet count."""
-    mapping = lock._memory
-    memory, machine = MeteredMemory(mapping, meter), MeteredMachine(mapping, meter, asleep)
-    lock._memory = memory
-    lock._table = SlotTable(memory, MeteredClaims(lock._table._claims, meter), _identity, machine)
-    Bakery.__init__(lock, memory, lock._table, machine, _lock._announcer(memory, lock._frames))
+def parts_of(shared: Shared) -> list[Shared]:
+    """The primitives that it is made of, beside itself."""
+    return [part for part in shared._parts() if isinstance(part, Shared)]
+
+
+def put_on_meter(
+    shared: Shared, meter: Meter, asleep: Callable[[], object], time_is_up: Callable[[], bool], whose: str = ""
+) -> None:
+    """Make what this process does with a primitive that it has not used yet count."""
+    for part in parts_of(shared):
+        put_on_meter(part, meter, asleep, time_is_up, f" of the {part._noun}")
+    mapping = shared._memory
+    memory, machine = MeteredMemory(mapping, meter, whose), MeteredMachine(mapping, meter, asleep, time_is_up)
+    claims = MeteredClaims(shared._table._claims, meter)
+    shared._memory = memory  # type: ignore[misc]
+    shared._table = SlotTable(memory, claims, _identity, machine, keeping=shared._keeping)  # type: ignore[misc]
+    shared._set_up(machine)

@@ -283,13 +283,21 @@ def handle_quietly(_lock: mpbakery.Lock, number: int) -> None:
     signal.signal(number, lambda _number, _frame: None)
 
 
+def wait_under(condition: mpbakery.Condition, timeout: float | None = None) -> bool:
+    """Acquire the condition's lock, wait, and release it."""
+    with condition:
+        return condition.wait(timeout)
+
+
 ORDERS: dict[str, Callable[..., Any]] = {
     "acquire_strictly": acquire_strictly,
     "become_another_program": become_another_program,
     "handle_quietly": handle_quietly,
     "is_this": is_this,
+    "register": mpbakery.register,
     "take_time": take_time,
     "represent": represent,
+    "wait_under": wait_under,
 }
 
 
