@@ -1,4 +1,4 @@
-"""The waiting room of one lock, as a process sees it: who is in line, who holds the lock, whom to wake."""
+"""The line of one lock, as a process sees it: who is in it, who holds the lock, whom to wake."""
 
 from __future__ import annotations
 

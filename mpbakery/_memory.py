@@ -126,21 +126,21 @@ def padded(text: str, size: int) -> bytes:
 class Memory:
     """The mapping of one lock.
 
-    `words` loads and stores single words, `times` those that are doubles; `room` is the mapping itself.
+    `words` loads and stores single words, `times` those that are doubles; `mapping` is all of it, as bytes.
     """
 
-    __slots__ = ("descriptor", "identity", "name", "namespace", "robust", "room", "slots", "times", "words")
+    __slots__ = ("descriptor", "identity", "mapping", "name", "namespace", "robust", "slots", "times", "words")
 
-    def __init__(self, room: mmap.mmap, descriptor: int) -> None:
-        self.room = room
-        self.words = memoryview(room).cast("Q")
-        self.times = memoryview(room).cast("d")
+    def __init__(self, mapping: mmap.mmap, descriptor: int) -> None:
+        self.mapping = mapping
+        self.words = memoryview(mapping).cast("Q")
+        self.times = memoryview(mapping).cast("d")
         self.descriptor = descriptor
         words = self.words
         self.slots: int = words[SLOTS_AT]
         self.robust = bool(words[ROBUST_AT])
         self.namespace: int = words[NAMESPACE_AT]
-        self.identity = bytes(room[span_of(IDENTITY_AT, 2 * WORD)])
+        self.identity = bytes(mapping[span_of(IDENTITY_AT, 2 * WORD)])
         self.name = self.text(NAME_AT, NAME_BYTES)
 
     @property
@@ -150,7 +150,7 @@ class Memory:
 
     def text(self, word: int, size: int) -> str:
         """The zero-padded UTF-8 text that starts at `word`; a reader may meet it half written."""
-        return bytes(self.room[span_of(word, size)]).rstrip(b"\0").decode(errors="replace")
+        return bytes(self.mapping[span_of(word, size)]).rstrip(b"\0").decode(errors="replace")
 
     def clearing(self, word: int | LateWord, after: object) -> tuple[Callable[[], None], Callable[..., None]]:
         """Two functions that store 0 in `word` and then ask for the truth of `after`, whose __bool__ does the rest.
@@ -164,8 +164,8 @@ class Memory:
         # converted with __index__ by pack_into, whatever its annotation says
         offset = cast("int", word if isinstance(word, LateWord) else release_offset(word * WORD))
         return (
-            functools.partial(_RELEASE.pack_into, self.room, offset, 0, after),
-            functools.partial(_EXIT.pack_into, self.room, offset, 0, after),
+            functools.partial(_RELEASE.pack_into, self.mapping, offset, 0, after),
+            functools.partial(_EXIT.pack_into, self.mapping, offset, 0, after),
         )
 
     def counting(
@@ -178,8 +178,8 @@ class Memory:
         """
         offset = cast("int", storing_release_offset(self.words.__setitem__, word, count, scratch * WORD))
         return (
-            functools.partial(_RELEASE.pack_into, self.room, offset, 0, after),
-            functools.partial(_EXIT.pack_into, self.room, offset, 0, after),
+            functools.partial(_RELEASE.pack_into, self.mapping, offset, 0, after),
+            functools.partial(_EXIT.pack_into, self.mapping, offset, 0, after),
         )
 
     @staticmethod
@@ -189,8 +189,8 @@ class Memory:
         What it asks for the truth of then is `after`, if that is given.
         """
         if isinstance(call, functools.partial):
-            room, _offset, _value, before = call.args
-            arguments = room, SCRATCH * WORD, 0, before if after is None else after
+            mapping, _offset, _value, before = call.args
+            arguments = mapping, SCRATCH * WORD, 0, before if after is None else after
             call.__setstate__((call.func, arguments, {}, None))  # type: ignore[attr-defined]
 
     @staticmethod
@@ -234,15 +234,15 @@ def create(
     size = size_of(slots)
     file = anonymous_file(size) if descriptor else -1
     try:
-        room = mmap.mmap(file, size)
+        mapping = mmap.mmap(file, size)
     except BaseException:
         if descriptor:
             os.close(file)
         raise
     identity = os.urandom(16)
     text = padded(name, NAME_BYTES)
-    _HEADER.pack_into(room, 0, MAGIC, VERSION, slots, robust, identity, namespace, 0, NOBODY, kind, value, text)
-    return Memory(room, file)
+    _HEADER.pack_into(mapping, 0, MAGIC, VERSION, slots, robust, identity, namespace, 0, NOBODY, kind, value, text)
+    return Memory(mapping, file)
 
 
 def attach(descriptor: int, kind: int) -> Memory:

@@ -1,6 +1,6 @@
 """Sleeping until another process stores a word: the futex of Linux, or naps.
 
-`Parker(room)` sleeps on words of one mapping. On Linux it is the futex system call by way of ctypes, which is
+`Parker(mapping)` sleeps on words of one mapping. On Linux it is the futex system call by way of ctypes, which is
 imported at the first park. The operations are the shared ones: FUTEX_PRIVATE_FLAG would look the word up by its
 address in this process alone, and never wake another. Without ctypes, or where the kernel refuses the call, a park is
 a nap that grows with `turn`, and whoever should be woken finds out by itself.
@@ -111,10 +111,10 @@ def _get_futex() -> Futex | None:
 class Parker:
     """Parks and unparks threads on words of one mapping."""
 
-    __slots__ = ("_address", "_room")
+    __slots__ = ("_address", "_mapping")
 
-    def __init__(self, room: mmap.mmap) -> None:
-        self._room = room
+    def __init__(self, mapping: mmap.mmap) -> None:
+        self._mapping = mapping
         self._address = 0
 
     def park(self, word: int, expected: int, seconds: float, turn: int) -> None:
@@ -138,7 +138,7 @@ class Parker:
         if not self._address:
             import ctypes
 
-            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._room))
+            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
         return self._address + word * _WORD + _HALF
 
 

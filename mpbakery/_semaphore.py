@@ -9,15 +9,15 @@ from typing import Final
 from mpbakery import _snapshot
 from mpbakery._machine import ThisMachine
 from mpbakery._memory import BOUNDED_SEMAPHORE, SEMAPHORE, VALUE_AT
+from mpbakery._permits import PermitBakery
 from mpbakery._shared import DEFAULT_SLOTS, Shared, needs_descriptor
 from mpbakery._snapshot import SemaphoreStatistics
-from mpbakery._turnstile import Turnstile
 
 #: As many as multiprocessing's semaphores can count here.
 MOST_PERMITS: Final = 2**31 - 1
 
 
-class Semaphore(Turnstile, Shared):
+class Semaphore(PermitBakery, Shared):
     """A semaphore between processes, which takes the place of `multiprocessing.Semaphore`.
 
     Whoever comes first is served first. A process that dies while it waits does not keep others waiting; the permits
@@ -81,7 +81,7 @@ class Semaphore(Turnstile, Shared):
         return f"<{type(self).__name__}(value={self.get_value()})>"
 
     def _set_up(self, machine: ThisMachine) -> None:
-        Turnstile.__init__(self, self._memory, self._table, machine, lambda _slot, _announce: None)
+        PermitBakery.__init__(self, self._memory, self._table, machine, lambda _slot, _announce: None)
 
 
 class BoundedSemaphore(Semaphore):

@@ -65,7 +65,7 @@ class Shared:
 
     def _adopt(self, memory: Memory, claims: ClaimFile) -> None:
         self._memory = memory  # type: ignore[misc]
-        machine = ThisMachine(memory.room)
+        machine = ThisMachine(memory.mapping)
         self._table = SlotTable(memory, claims, _identity, machine, keeping=self._keeping)  # type: ignore[misc]
         self._set_up(machine)
         _known[memory.identity] = self

@@ -289,7 +289,7 @@ class SlotTable:
             words[record + ARRIVED] = 0
             words[record + LEFT_BY_OTHERS] = 2 * words[record + ENTERED] + 1
             words[record + THREAD] = thread
-            self._memory.room[name_at] = name
+            self._memory.mapping[name_at] = name
             words[record + START] = process.start
         else:
             return self._forked(mine)

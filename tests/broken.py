@@ -15,9 +15,9 @@ import mpbakery
 from mpbakery import _bakery
 from mpbakery._line import Line
 from mpbakery._memory import CHOOSING, ENTERED, GIVEN, HIGH, IDLE, NUMBERS, PID, RECORD, record_of
+from mpbakery._permits import PermitSeats
 from mpbakery._seats import Claimer, Seats, Slot
 from mpbakery._slots import SlotTable
-from mpbakery._turnstile import PermitSeats
 from mpbakery._waiting_room import Place, SharedRoom, WaitingRoom
 
 

@@ -155,19 +155,19 @@ class MeteredSpan:
         return values
 
 
-class MeteredRoom:
+class MeteredMapping:
     """The mapping as bytes; what is read of it does not count, since it is nothing but names."""
 
-    def __init__(self, room: mmap.mmap, meter: Meter, name_of: Callable[[int], str]) -> None:
-        self._room = room
+    def __init__(self, mapping: mmap.mmap, meter: Meter, name_of: Callable[[int], str]) -> None:
+        self._bytes = mapping
         self._meter = meter
         self._name_of = name_of
 
     def __getitem__(self, span: slice) -> bytes:
-        return self._room[span]
+        return self._bytes[span]
 
     def __setitem__(self, span: slice, value: bytes) -> None:
-        self._room[span] = value
+        self._bytes[span] = value
         self._meter.step(f"store {self._name_of(span.start // WORD)}")
 
 
@@ -189,17 +189,17 @@ class MeteredMemory(Memory):
 
     def __init__(self, memory: Memory, meter: Meter, whose: str) -> None:
         """`whose` follows the names of its words."""
-        super().__init__(memory.room, memory.descriptor)
+        super().__init__(memory.mapping, memory.descriptor)
         self._meter = meter
         self._first_half = f"clear HELD{whose}"
-        self._mapping = Memory(memory.room, memory.descriptor)
+        self._mapping = Memory(memory.mapping, memory.descriptor)
 
         def name(word: int) -> str:
             return name_of(memory.slots, word) + whose
 
         self.words = MeteredWords(self.words, meter, name)  # type: ignore[assignment]
         self.times = MeteredWords(self.times, meter, name)  # type: ignore[assignment]
-        self.room = MeteredRoom(self.room, meter, name)  # type: ignore[assignment]
+        self.mapping = MeteredMapping(self.mapping, meter, name)  # type: ignore[assignment]
         # the mapping itself is what C stores in, but for the count of permits, which has a store of its own
         self._mapping.words = self.words
 
@@ -249,7 +249,7 @@ class MeteredMachine(ThisMachine):
         self, memory: Memory, meter: Meter, asleep: Callable[[], object], time_is_up: Callable[[], bool]
     ) -> None:
         """`asleep()` is called before each sleep; `time_is_up()` says that it ends, though nobody has ended it."""
-        super().__init__(memory.room)
+        super().__init__(memory.mapping)
         self._words = memory.words
         self._meter = meter
         self._asleep = asleep

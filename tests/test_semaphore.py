@@ -26,7 +26,7 @@ from workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, kill,
 
 import mpbakery
 from mpbakery import _fence
-from mpbakery._turnstile import PermitLine
+from mpbakery._permits import PermitLine
 
 KINDS = [mpbakery.Semaphore, mpbakery.BoundedSemaphore]
 
@@ -334,7 +334,7 @@ def test_is_freed_as_soon_as_nobody_refers_to_it(fork: BaseContext, kind: type[m
     with semaphore:
         semaphore.release()
         semaphore.acquire()
-    mapping = weakref.ref(semaphore._memory.room)
+    mapping = weakref.ref(semaphore._memory.mapping)
     gc.disable()
     try:
         del semaphore

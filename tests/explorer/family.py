@@ -40,7 +40,7 @@ class SemaphoreWorld(World):
 
     def new_lock(self, memory: SimulatedMemory, table: Any, machine: SimulatedMachine, told: object) -> Any:
         """A semaphore."""
-        return self.protocol.Turnstile(memory, table, machine, told)
+        return self.protocol.PermitBakery(memory, table, machine, told)
 
     def may_interrupt(self, kind: str) -> bool:
         """Not where a call has ended and is not counted yet, or is counted and has not begun."""

@@ -12,7 +12,7 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: no fence A, where one finds itself alone": one_change(
         "semaphore, 2x1",
         TOTAL_STORE_ORDER,
-        "_turnstile",
+        "_permits",
         """\
                 if not slot.take(False):
                     slot.refence()
@@ -32,21 +32,21 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: a head is not HUNGRY": one_change(
         "semaphore, given by another",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "        line.words[HUNGRY] = 1\n",
         "",
     ),
     "semaphore: no fence between HUNGRY and the look": one_change(
         "semaphore, given by another",
         TOTAL_STORE_ORDER,
-        "_turnstile",
+        "_permits",
         "        line.machine.new_fence()()\n",
         "",
     ),
     "semaphore: no fence between what is given and the look at HUNGRY": one_change(
         "semaphore, given by another",
         TOTAL_STORE_ORDER,
-        "_turnstile",
+        "_permits",
         """\
         try:
             self.free()
@@ -58,14 +58,14 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: HUNGRY is cleared, and nobody woken": one_change(
         "semaphore, given by another",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "        self.wake(once_more=once_more)\n",
         "",
     ),
     "semaphore: HUNGRY is cleared without a fence": one_change(
         "semaphore, 3x1",
         TOTAL_STORE_ORDER,
-        "_turnstile",
+        "_permits",
         """\
         self.machine.new_fence()()
         self.wake(once_more""",
@@ -74,14 +74,14 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: who has taken does not wake the new head": one_change(
         "semaphore, given by another",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "                            slot.line.wake_if_free()  # there may be one more",
         "                            # there may be one more",
     ),
     "semaphore: a new head that sleeps is not HUNGRY": one_change(
         "semaphore, timeouts",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         """\
         self.words[HUNGRY] = 1
         # Store, fence, look: whoever gives a permit back has either done it by now, or will see that it is waited for.
@@ -91,21 +91,21 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: who makes a new head HUNGRY leaves it so, though there is a permit": one_change(
         "semaphore, given and timeouts",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "            self.feed(once_more=once_more)",
         "            self.wake(once_more=once_more)",
     ),
     "semaphore: a handler does not feed whom its own flow was about to feed": one_change(
         "semaphore, given to handlers",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "        self.wake_if_free(once_more=True)\n",
         "        pass\n",
     ),
     "semaphore: the place is given up before TAKEN is stored": one_change(
         "semaphore, 2x1",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "                            words[TAKEN] = words[TAKEN] + step\n",
         """\
                             words[number] = IDLE
@@ -115,21 +115,21 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: the place may be seen given up before TAKEN is seen": one_change(
         "semaphore, 2x1",
         PARTIAL_STORE_ORDER,
-        "_turnstile",
+        "_permits",
         "                                order()  # or",
         "                                # or",
     ),
     "semaphore: a permit is kept after an exception": one_change(
         "semaphore, raising, two permits",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "                            self._seats.release()\n",
         "                            pass\n",
     ),
     "semaphore: a place is kept after an exception": one_change(
         "semaphore, raising",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         """\
                 if not slot.lost:
                     words[number] = IDLE
@@ -143,7 +143,7 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: a place is kept after giving up": one_change(
         "semaphore, timeouts",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         """\
                 if not slot.lost:
                     words[number] = IDLE
@@ -158,7 +158,7 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: no wake after giving up": one_change(
         "semaphore, given and timeouts",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         """\
                 slot.busy = nested
                 slot.line.wake_if_free()
@@ -170,33 +170,33 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: no wake after an exception": one_change(
         "semaphore, raising",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         """\
                     slot.line.wake_if_free()
                 raise""",
         "                raise",
     ),
     "semaphore: a handler's place is not noticed before TAKEN is stored": one_change(
-        "semaphore, handlers", SEQUENTIAL, "_turnstile", "if slot.generation is generation:", "if True:"
+        "semaphore, handlers", SEQUENTIAL, "_permits", "if slot.generation is generation:", "if True:"
     ),
     "semaphore: more is known to be given than was": one_change(
         "semaphore, handlers",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "known = slot.others + words[slot.entered_at]",
         "known = slot.others + words[slot.entered_at] + 1",
     ),
     "semaphore: what is known is kept where there is a bound": one_change(
         "semaphore, one too many",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "        if self.bound == UNBOUNDED:\n            # The",
         "        if True:\n            # The",
     ),
     "semaphore: what is beyond the bound is kept": one_change(
         "semaphore, one too many",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "return 1 if permits <= self.bound else permits - self.bound + 1",
         "return 1",
     ),
@@ -205,7 +205,7 @@ SEMAPHORE_MUTANTS: Final = {
         SEQUENTIAL,
         (
             Change(
-                "_turnstile",
+                "_permits",
                 "self.line.memory.counting(record + GIVEN, record + HELD, count, slot)",
                 "self.line.memory.counting_in_place(record + GIVEN, count, slot)",
             ),
@@ -214,7 +214,7 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: what is given is counted from zero in a slot that others had": one_change(
         "semaphore, one dead in line",
         SEQUENTIAL,
-        "_turnstile",
+        "_permits",
         "itertools.count(self.line.words[record + GIVEN] + 1)",
         "itertools.count(1)",
     ),
@@ -232,10 +232,10 @@ SEMAPHORE_MUTANTS: Final = {
         "semaphore, handlers",
         SEQUENTIAL,
         (
-            Change("_turnstile", "total - self.words[slot.entered_at]", "total"),
-            Change("_turnstile", "slot.others + words[slot.entered_at]", "slot.others"),
+            Change("_permits", "total - self.words[slot.entered_at]", "total"),
+            Change("_permits", "slot.others + words[slot.entered_at]", "slot.others"),
             Change(
-                "_turnstile",
+                "_permits",
                 "        if self.line.bound != UNBOUNDED and",
                 "        self.others += 1\n        if self.line.bound != UNBOUNDED and",
             ),
@@ -244,7 +244,7 @@ SEMAPHORE_MUTANTS: Final = {
     "semaphore: HUNGRY may be seen before the place is seen given up": one_change(
         "semaphore, 2x1",
         PARTIAL_STORE_ORDER,
-        "_turnstile",
+        "_permits",
         "            self.machine.order()  # HUNGRY must",
         "            pass  # HUNGRY must",
         bound=None,

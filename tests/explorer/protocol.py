@@ -18,7 +18,7 @@ MODULES: Final = (
     "_waiter",
     "_bakery",
     "_slots",
-    "_turnstile",
+    "_permits",
     "_waiting_room",
     "_event",
     "_condition",
@@ -40,7 +40,7 @@ class Protocol:
     """What the simulation needs of the lock's code."""
 
     Bakery: Any
-    Turnstile: Any
+    PermitBakery: Any
     Event: Any
     Condition: Any
     SlotTable: Any
@@ -74,12 +74,12 @@ def load(*changes: Change) -> Protocol:
                 exec(compile(texts[name.rpartition(".")[2]], module.__file__, "exec"), module.__dict__)
         finally:
             sys.modules.update(shipped)
-    bakery, turnstile, event, condition, slots = (
-        modules[f"mpbakery.{name}"] for name in ("_bakery", "_turnstile", "_event", "_condition", "_slots")
+    bakery, permits, event, condition, slots = (
+        modules[f"mpbakery.{name}"] for name in ("_bakery", "_permits", "_event", "_condition", "_slots")
     )
     return Protocol(
         bakery.Bakery,
-        turnstile.Turnstile,
+        permits.PermitBakery,
         event.Event,
         condition.Condition,
         slots.SlotTable,

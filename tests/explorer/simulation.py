@@ -194,7 +194,7 @@ class Bytes:
 class SimulatedMemory:
     """One lock's memory as a process sees it (`mpbakery._interfaces.SharedMemory`)."""
 
-    room = Bytes()
+    mapping = Bytes()
     name = "simulated"
     kind = "Lock"
     identity = bytes(16)

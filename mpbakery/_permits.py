@@ -243,7 +243,7 @@ class PermitSeats(Seats):
         return self.line.memory.counting(record + GIVEN, record + HELD, count, slot)
 
 
-class Turnstile(Bakery):
+class PermitBakery(Bakery):
     """A semaphore over shared memory: acquire, release, `with`."""
 
     __slots__ = ()
