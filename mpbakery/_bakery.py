@@ -196,7 +196,10 @@ class Bakery:
                 generation = slot.generation
                 words[number] = CHOOSING
                 # fence A: without it two processes could both find the room empty
-                if not slot.take(False):
+                if not slot.may_be_taken:
+                    slot.may_be_taken = True
+                    slot.take()
+                elif not slot.take(False):
                     slot.refence()
                 at_head = slot.room == slot.alone
                 while True:

@@ -36,15 +36,16 @@ TOTAL_STORE_ORDER: Final = platform.machine().lower() in {"x86_64", "amd64"}
 class Fence:
     """Full fences for one thread, as two halves of a private lock that is taken by one fence and freed by the next.
 
-    `take` is a full fence where it returns True; where it returns False, `refence` must follow. The halves are
-    offered apart because the fast path of a lock can use one for acquire and the other for release, at half the price.
+    `take` is a full fence where it returns True; where it returns False, `refence` must follow. Without its argument it
+    waits until the private lock is free, so that must be known. The halves are offered apart because the fast path of a
+    lock can use one for acquire and the other for release, at half the price.
     """
 
     __slots__ = ("free", "take")
 
     def __init__(self) -> None:
         lock = threading.Lock()
-        self.take: Callable[[bool], bool] = lock.acquire
+        self.take: Callable[..., bool] = lock.acquire
         self.free: Callable[[], None] = lock.release
 
     def refence(self) -> None:
@@ -72,7 +73,7 @@ class SchedulerFence(Fence):
         self.free = os.sched_yield
 
     @staticmethod
-    def _take(_blocking: bool) -> bool:
+    def _take(_blocking: bool = True) -> bool:
         os.sched_yield()
         return True
 

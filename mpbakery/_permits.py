@@ -186,6 +186,7 @@ class PermitSlot(Slot):
         if self.lost:
             self.release_for_heir()  # a forked child: a permit that was taken before is its parent's
             return False
+        self.may_be_taken = False
         try:
             self.free()
         except RuntimeError:
@@ -308,7 +309,10 @@ class PermitBakery(Bakery):
                 generation = slot.generation
                 words[number] = CHOOSING
                 # fence A: without it two processes could both find the room empty
-                if not slot.take(False):
+                if not slot.may_be_taken:
+                    slot.may_be_taken = True
+                    slot.take()
+                elif not slot.take(False):
                     slot.refence()
                 at_head = slot.room == slot.alone
                 if at_head:

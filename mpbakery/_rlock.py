@@ -52,6 +52,7 @@ class RecursiveSlot(Slot):
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
         # Store, fence, look, as in `Slot`.
+        self.may_be_taken = False
         try:
             self.free()
         except RuntimeError:

@@ -96,6 +96,7 @@ class Waiter:
         else:
             return False
         # fence A: without it two processes could both scan a room in which neither is choosing yet
+        slot.may_be_taken = True
         if not slot.take(False):
             slot.refence()
         if words[HIGH] != slot.high:
@@ -106,6 +107,7 @@ class Waiter:
         else:
             return False
         # fence B: without it two processes could both look before the other's ticket is visible, and both be heads
+        slot.may_be_taken = True
         if not slot.take(False):
             slot.refence()
         self._ticket = ticket

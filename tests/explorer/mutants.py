@@ -42,7 +42,10 @@ MUTANTS: Final = {
         TOTAL_STORE_ORDER,
         "_bakery",
         """\
-                if not slot.take(False):
+                if not slot.may_be_taken:
+                    slot.may_be_taken = True
+                    slot.take()
+                elif not slot.take(False):
                     slot.refence()
                 at_head""",
         "                at_head",

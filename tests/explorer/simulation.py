@@ -267,9 +267,11 @@ class PrivateLock:
         self._process = process
         self.taken = False
 
-    def acquire(self, _blocking: bool) -> bool:
+    def acquire(self, blocking: bool = True) -> bool:
         """Take it, if it is free."""
         if self.taken:
+            if blocking:
+                raise Violation("a thread waits for its own private lock for ever")
             return False
         self.taken = True
         self._process.perform("take")
@@ -277,9 +279,15 @@ class PrivateLock:
 
     def release(self) -> None:
         """Free it."""
+        if self.taken:
+            # A handler that comes now has come at the entry of the function in which this was called: before what was
+            # done there since.
+            slot = self._process.lock._seats.slot
+            may_be_taken, slot.may_be_taken = slot.may_be_taken, True
+            self._process.perform("free")
+            slot.may_be_taken = may_be_taken
         if not self.taken:
             raise RuntimeError("release unlocked lock")
-        self._process.perform("free")
         self.taken = False
 
 
@@ -304,7 +312,7 @@ class SchedulerFence(Fence):
         self.take = self._take
         self.free = self
 
-    def _take(self, _blocking: bool) -> bool:
+    def _take(self, _blocking: bool = True) -> bool:
         self._process.perform("take")
         return True
 
@@ -562,7 +570,7 @@ class Process:
         line = self.lock._line
         fence = getattr(getattr(slot.take, "__self__", None), "taken", None)
         return (
-            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence),
+            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence, slot.may_be_taken),
             (slot.deciding is None, slot.deciding is slot.generation, getattr(slot, "high", None)),
             getattr(slot, "others", None),
             (line.recovered[0], line._looked, tuple(self.table._mine), len(self.table._turnstile)),
