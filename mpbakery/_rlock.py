@@ -13,7 +13,7 @@ from mpbakery._line import Line
 from mpbakery._lock import Lock
 from mpbakery._machine import ThisMachine
 from mpbakery._memory import ATTENTION, OWNER, RECURSIVE_LOCK, SCRATCH, WORD, LateWord
-from mpbakery._seats import Seats, Slot
+from mpbakery._seats import FREEING, Seats, Slot
 
 _NOTHING = SCRATCH * WORD
 _ONCE_MORE = (_NOTHING,)
@@ -52,11 +52,13 @@ class RecursiveSlot(Slot):
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
         # Store, fence, look, as in `Slot`.
-        self.may_be_taken = False
+        self.may_be_taken = FREEING
         try:
             self.free()
         except RuntimeError:
             self.refree()
+        if self.may_be_taken is FREEING:
+            self.may_be_taken = False  # else a handler has taken it since
         if self.words[ATTENTION]:
             self.line.attend()
         return False

@@ -280,12 +280,7 @@ class PrivateLock:
     def release(self) -> None:
         """Free it."""
         if self.taken:
-            # A handler that comes now has come at the entry of the function in which this was called: before what was
-            # done there since.
-            slot = self._process.lock._seats.slot
-            may_be_taken, slot.may_be_taken = slot.may_be_taken, True
             self._process.perform("free")
-            slot.may_be_taken = may_be_taken
         if not self.taken:
             raise RuntimeError("release unlocked lock")
         self.taken = False
@@ -570,7 +565,7 @@ class Process:
         line = self.lock._line
         fence = getattr(getattr(slot.take, "__self__", None), "taken", None)
         return (
-            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence, slot.may_be_taken),
+            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence, bool(slot.may_be_taken)),
             (slot.deciding is None, slot.deciding is slot.generation, getattr(slot, "high", None)),
             getattr(slot, "others", None),
             (line.recovered[0], line._looked, tuple(self.table._mine), len(self.table._turnstile)),
