@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import multiprocessing
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing import pool as standard
+from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from types import MappingProxyType
 from typing import Any, Final
@@ -83,11 +85,13 @@ class Pool(standard.Pool):
         self._quick_put = dispatcher.dispatch
         self._quick_get = dispatcher.get
         self.Process = dispatcher.employ  # type: ignore[assignment, method-assign]
+        self._context, self._ctx = self._ctx, _Notifying()  # type: ignore[has-type]
 
     def _get_sentinels(self) -> list[Any]:
         return [self._change_notifier._reader]  # type: ignore[attr-defined]
 
     def _repopulate_pool(self) -> None:
+        self._ctx = self._context
         self._dispatcher.set_up(
             self._processes,  # type: ignore[attr-defined]
             functools.partial(self._change_notifier.put, None),  # type: ignore[attr-defined]
@@ -132,6 +136,19 @@ class Pool(standard.Pool):
     def _terminate_pool(cls, taskqueue: object, inqueue: Dispatcher, *others: object) -> None:
         super()._terminate_pool(taskqueue, inqueue, *others)  # type: ignore[misc]
         inqueue.close()
+
+
+class _Notifying:
+    """The context of a pool while the standard library makes the queue that wakes the thread which starts workers.
+
+    The pool's own would put locks into it, and those of multiprocessing need `sem_open`. None are needed: one thread
+    reads, and an item is so short that the kernel writes it in one piece.
+    """
+
+    Lock = contextlib.nullcontext
+
+    def SimpleQueue(self) -> queues.SimpleQueue[None]:
+        return queues.SimpleQueue(ctx=self)
 
 
 def _checked_retries(retries: int) -> int:
