@@ -13,8 +13,8 @@ import struct
 import termios
 import threading
 import weakref
+from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
@@ -150,11 +150,9 @@ class Worker:
     _tasks: Connection
     _results: Connection
 
-    def __init__(self, context: BaseContext, target: Any, arguments: tuple[Any, ...]) -> None:
+    def __init__(self, make_process: Callable[..., BaseProcess], target: Any, arguments: tuple[Any, ...]) -> None:
         self._end = WorkerEnd()
-        self.process: BaseProcess | NoProcess = context.Process(  # type: ignore[attr-defined]
-            target=target, args=(self._end, self._end, *arguments)
-        )
+        self.process: BaseProcess | NoProcess = make_process(target=target, args=(self._end, self._end, *arguments))
         self._asking = threading.Lock()
         self._incoming = bytearray()
         self.outgoing = memoryview(b"")

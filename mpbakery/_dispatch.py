@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import MaybeEncodingError, mapstar, starmapstar  # type: ignore[attr-defined]
+from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
@@ -86,8 +87,9 @@ class _Employee(Worker):
 class Dispatcher:
     """Stands between the threads of a standard Pool and the workers, in the place of its two queues."""
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, make_process: Callable[..., BaseProcess]) -> None:
         self._retries = retries
+        self._make_process = make_process
         self._lock = threading.Lock()
         self._not_full = threading.Condition(self._lock)
         self._waiting: deque[_Task] = deque()
@@ -125,7 +127,8 @@ class Dispatcher:
         with self._lock:
             if self._has_given_up():
                 return NoProcess(None)
-        return _Employee(context, target, args[2:], most_tasks=args[4], launch=self._launch)
+        make = partial(self._make_process, context)
+        return _Employee(make, target, args[2:], most_tasks=args[4], launch=self._launch)
 
     def _launch(self, worker: _Employee) -> None:
         try:

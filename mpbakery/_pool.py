@@ -80,7 +80,7 @@ class Pool(standard.Pool):
     def _setup_queues(self) -> None:
         _check_standard_library()
         # The threads of the pool keep what they are given. It must not be the pool, or nothing would ever collect it.
-        self._dispatcher = dispatcher = Dispatcher(_checked_retries(self._retries))
+        self._dispatcher = dispatcher = Dispatcher(_checked_retries(self._retries), self.Process)
         self._inqueue = self._outqueue = dispatcher
         self._quick_put = dispatcher.dispatch
         self._quick_get = dispatcher.get

@@ -6,11 +6,11 @@ import os
 import signal
 import time
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkProcess
 from pathlib import Path
 from typing import Any
 
-from workers import begin, expect, process_state, wait_until
+from workers import PATIENCE, begin, expect, process_state, wait_until
 
 import mpbakery
 
@@ -99,6 +99,33 @@ def leave_a_child(item: Any) -> None:
 def dawdle(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+class NoDaemon(ForkProcess):
+    """A process that may have children, whatever a pool wants it to be."""
+
+    @property
+    def daemon(self) -> bool:
+        return False
+
+    @daemon.setter
+    def daemon(self, daemon: bool) -> None:
+        pass
+
+
+class Nestable(mpbakery.Pool):
+    """The recipe for a pool whose tasks may have pools."""
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        return NoDaemon(*args, **kwds)
+
+
+def have_a_pool(number: int) -> int:
+    begin()
+    with mpbakery.Pool(1, begin) as pool:
+        result: int = pool.apply_async(square, (number,)).get(PATIENCE)
+        return result
 
 
 class Unpicklable:

@@ -22,12 +22,14 @@ from typing import Any
 
 import pytest
 from pool_tasks import (
+    Nestable,
     Poison,
     Unpicklable,
     count_to_death,
     dawdle,
     exit_at_once,
     exit_at_three,
+    have_a_pool,
     interrupted_in_the_middle,
     kill_a_worker_of_the_standard_pool,
     kill_at_once,
@@ -230,6 +232,11 @@ def test_a_pool_that_is_forgotten_ends(fork: BaseContext) -> None:
     gc.collect()
     assert gone() is None
     wait_until(lambda: all(worker.exitcode is not None for worker in workers), "the end of the workers")
+
+
+def test_a_subclass_may_say_what_its_workers_are(fork: BaseContext) -> None:
+    with Nestable(2, context=fork) as pool:
+        assert pool.map_async(have_a_pool, range(3)).get(PATIENCE) == [0, 1, 4]
 
 
 @pytest.mark.parametrize(("retries", "error"), [(-1, ValueError), ("x", TypeError), (None, TypeError)])
