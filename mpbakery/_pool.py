@@ -169,7 +169,7 @@ def _guarded(callback: Callable[[Any], object] | None) -> Callable[[Any], object
     def call(value: Any) -> None:
         try:
             callback(value)
-        except Exception as error:
+        except BaseException as error:
             arguments = type(error), error, error.__traceback__, threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs(arguments))
 

@@ -448,7 +448,9 @@ def test_a_callback_that_raises_does_not_hold_up_other_results(
     pool = scene(fork).pool
     assert pool.apply_async(square, (3,), callback=raise_value_error).get(PATIENCE) == 9
     assert pool.map_async(square, [3], callback=raise_value_error).get(PATIENCE) == [9]
-    assert told == [ValueError, ValueError]
+    assert pool.apply_async(square, (3,), callback=sys.exit).get(PATIENCE) == 9
+    assert pool.apply_async(square, (3,)).get(PATIENCE) == 9
+    assert told == [ValueError, ValueError, SystemExit]
 
 
 # --- Workers that never get ready ----------------------------------------------------------------------------------
