@@ -264,7 +264,7 @@ class Worker:
 class NoProcess:
     """Stands in a pool's list of workers where there is no process, because it could not be started.
 
-    With an exit code it will be replaced; without one it stays.
+    With an exit code it will be replaced; without one it stays, until it is given one.
     """
 
     name = "nobody"

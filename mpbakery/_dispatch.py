@@ -108,6 +108,8 @@ class Dispatcher:
         self._is_open = False
         self._places = 0
         self._failed_starts = 0
+        #: Stands in all places for which nobody is started any more.
+        self._vacancy = NoProcess(None)
         self._last_failure: tuple[int, int | None, Exception | None] = (0, None, None)
         self._replace: Callable[[], object] = int
 
@@ -126,7 +128,7 @@ class Dispatcher:
         """Make a worker; in the place of `Pool.Process`."""
         with self._lock:
             if self._has_given_up():
-                return NoProcess(None)
+                return self._vacancy
         make = partial(self._make_process, context)
         return _Employee(make, target, args[2:], most_tasks=args[4], launch=self._launch)
 
@@ -342,10 +344,15 @@ class Dispatcher:
         with self._lock:
             task, worker.task = worker.task, None
             worker.is_ready = True
+            had_given_up = self._has_given_up()
             self._failed_starts = 0
             if worker.left:
                 self._idle.append(worker)
                 self._assign()
+        if had_given_up:
+            self._vacancy.exitcode = 1
+            self._vacancy = NoProcess(None)
+            self._replace()
         if task is None:
             return  # it says that it is ready
         try:

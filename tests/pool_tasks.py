@@ -19,10 +19,12 @@ _reports: Connection | None = None
 _gate: Connection | None = None
 
 
-def know(reports: Connection, gate: Connection) -> None:
-    """The initializer of a scene's workers."""
+def know(reports: Connection, gate: Connection, forbidden: str) -> None:
+    """The initializer of a scene's workers, which fails while there is a file of the forbidden name."""
     global _reports, _gate
     begin()
+    if os.path.exists(forbidden):
+        os._exit(1)
     _reports, _gate = reports, gate
 
 
@@ -169,7 +171,7 @@ def own_a_pool(connection: Connection, context: BaseContext) -> None:
     """Have a pool of three whose last worker is busy, and wait to be killed."""
     reports, theirs = context.Pipe(duplex=False)
     gate, _ours = context.Pipe(duplex=False)
-    pool = mpbakery.Pool(3, know, (theirs, gate), context=context)
+    pool = mpbakery.Pool(3, know, (theirs, gate, ""), context=context)
     pids = [worker.pid for worker in pool._pool]  # type: ignore[attr-defined]
     first = [pool.apply_async(tell_and_wait, (None,)) for _ in pids]
     for _ in pids:
@@ -194,7 +196,7 @@ def interrupted_in_the_middle(connection: Connection, context: BaseContext) -> N
     os.setsid()  # the test interrupts all this by its group
     reports, theirs = context.Pipe(duplex=False)
     gate, _ours = context.Pipe(duplex=False)
-    with mpbakery.Pool(2, know, (theirs, gate), context=context) as pool:
+    with mpbakery.Pool(2, know, (theirs, gate, ""), context=context) as pool:
         result = pool.map_async(tell_and_wait, range(10))
         expect(reports)
         expect(reports)
@@ -210,7 +212,7 @@ def kill_a_worker_of_the_standard_pool(connection: Connection, context: BaseCont
     os.setsid()  # the test ends all this by its group
     reports, theirs = context.Pipe(duplex=False)
     gate, ours = context.Pipe(duplex=False)
-    pool = context.Pool(2, know, (theirs, gate))
+    pool = context.Pool(2, know, (theirs, gate, ""))
     results = [pool.apply_async(tell_and_wait, (item,)) for item in range(2)]
     pids = [expect(reports)[0] for _ in results]
     if when == "busy":

@@ -60,11 +60,12 @@ LARGE = 50_000_000
 class Scene:
     """A pool, what its tasks tell the test, and the gate at which they wait."""
 
-    def __init__(self, context: BaseContext, processes: int = 2, **options: Any) -> None:
+    def __init__(self, context: BaseContext, processes: int = 2, *, forbidden: str = "", **options: Any) -> None:
         self._processes = processes
         self._reports, self._theirs = context.Pipe(duplex=False)
         self._gate, self._ours = context.Pipe(duplex=False)
-        self.pool = mpbakery.Pool(processes, know, (self._theirs, self._gate), context=context, **options)
+        knowledge = self._theirs, self._gate, forbidden
+        self.pool = mpbakery.Pool(processes, know, knowledge, context=context, **options)
 
     @property
     def workers(self) -> list[Any]:
@@ -485,6 +486,22 @@ def test_processes_that_cannot_be_started(
     with pytest.raises(WorkerDiedError, match="the system refuses to start new ones") as caught:
         play.pool.apply_async(square, (3,)).get(PATIENCE)
     assert isinstance(caught.value.__cause__, BlockingIOError)
+
+
+def test_a_spell_of_failing_starts(fork: BaseContext, scene: SceneMaker, tmp_path: Path) -> None:
+    """As soon as a worker that has outlived it is through with a task, there are as many as there shall be."""
+    forbidden = tmp_path / "forbidden"
+    play = scene(fork, 3, forbidden=str(forbidden))
+    pids = play.ready_workers()
+    result = play.pool.apply_async(tell_and_wait, (None,))
+    busy, _ = play.reported()
+    forbidden.touch()
+    kill_at_once(*(pid for pid in pids if pid != busy))
+    wait_until(lambda: [worker.pid for worker in play.workers].count(None) == 2, "two places that stay empty")
+    forbidden.unlink()
+    play.let_through(1)
+    assert result.get(PATIENCE) is None
+    assert busy in play.ready_workers()
 
 
 # --- The end of the pool, and of its parent ------------------------------------------------------------------------
