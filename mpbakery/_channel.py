@@ -19,12 +19,18 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
+from mpbakery._identity import exists
+
 #: The length of the message that follows (bytes).
 _HEADER: Final = struct.Struct("!Q")
 #: A message without content.
 EMPTY: Final = _HEADER.pack(0)
 #: What a pipe holds on Linux, unless it was told otherwise (bytes).
 PIPE_SIZE: Final = 1 << 16
+#: What counts as the exit code of a process whose own cannot be known.
+_UNKNOWN_END: Final = 255
+#: How long to wait for the exit code of a process that is gone (s): a fork server may be about to tell it.
+_LAST_WORD: Final = 0.25
 #: Shorter messages are put together with their header, to write both at once (bytes).
 _SHORT: Final = 1 << 14
 
@@ -154,6 +160,8 @@ class Worker:
         self._end = WorkerEnd()
         self.process: BaseProcess | NoProcess = make_process(target=target, args=(self._end, self._end, *arguments))
         self._asking = threading.Lock()
+        #: Whether its exit code cannot be known.
+        self.has_vanished = False
         self._incoming = bytearray()
         self.outgoing = memoryview(b"")
 
@@ -186,7 +194,17 @@ class Worker:
         """The exit code, None while the process lives."""
         # Two threads of a pool ask; of two that ask at once, one would get another answer under forkserver.
         with self._asking:
+            if self.process.exitcode is None and self.process.pid is not None and not exists(self.process.pid):
+                self._look_for_exitcode()
             return self.process.exitcode
+
+    def _look_for_exitcode(self) -> None:
+        popen = self.process._popen  # type: ignore[union-attr]
+        if popen.wait(_LAST_WORD) is None:
+            # Somebody else has reaped it, or SIGCHLD is ignored. The standard library would take it for alive for
+            # ever, and at the end send a signal to whoever has got its pid.
+            self.has_vanished = True
+            popen.returncode = _UNKNOWN_END
 
     def open(self) -> None:
         """Make the pipes and start the process."""

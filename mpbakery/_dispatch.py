@@ -387,7 +387,7 @@ class Dispatcher:
             self._accept(worker, content)
         has_taken = worker.has_taken()
         worker.close()
-        pid, exitcode = worker.process.pid or 0, worker.exitcode
+        pid, exitcode = worker.process.pid or 0, None if worker.has_vanished else worker.exitcode
         with self._lock:
             task = worker.task
             if task is not None:

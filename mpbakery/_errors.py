@@ -129,7 +129,8 @@ class WorkerDiedError(MpbakeryError):
 
     `function` is the name of the task's function, `index` its number among the tasks of its job, counted from 0. If the
     task is a chunk of a map, `items` says how many items of the iterable it stands for; else it is None. `tries` is how
-    many workers died while they ran it, `pid` and `exitcode` are the last one's, as `multiprocessing.Process` has them.
+    many workers died while they ran it, `pid` and `exitcode` are the last one's, as `multiprocessing.Process` has them;
+    `exitcode` is None if it could not be known, because somebody else has reaped the process.
 
     If `given_up` is true, the pool has no workers any more, because one after another died before it could take a task.
     Then `pid` and `exitcode` are those of the last of these; 0 and None if it could not even be started, and the cause

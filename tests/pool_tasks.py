@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from multiprocessing import active_children
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext, ForkProcess
 from pathlib import Path
@@ -205,6 +206,23 @@ def interrupted_in_the_middle(connection: Connection, context: BaseContext) -> N
             result.get()
         except KeyboardInterrupt:
             connection.send("interrupted")
+
+
+def lose_workers_unseen(connection: Connection, context: BaseContext) -> None:
+    """Have workers die whose ends the system tells nobody; send what comes of it, and what waiting costs then (s)."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with mpbakery.Pool(1, begin, context=context) as pool:
+        error = None
+        try:
+            pool.apply(exit_at_once, (3,))
+        except mpbakery.WorkerDiedError as caught:
+            error = caught
+        kill_at_once(pool.apply(os.getpid))
+        result = pool.apply(square, (3,))
+        before = time.process_time()
+        time.sleep(0.3)
+        connection.send((error, result, len(active_children()), time.process_time() - before))
+    pool.join()
 
 
 def kill_a_worker_of_the_standard_pool(connection: Connection, context: BaseContext, when: str) -> None:

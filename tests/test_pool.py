@@ -35,6 +35,7 @@ from pool_tasks import (
     kill_at_once,
     know,
     leave_a_child,
+    lose_workers_unseen,
     make_poison,
     make_unpicklable,
     own_a_pool,
@@ -371,6 +372,17 @@ def test_a_death_that_another_process_hides(fork: BaseContext, scene: SceneMaker
         assert process_state(child) == "S"
     finally:
         kill_at_once(child)
+
+
+def test_deaths_that_the_system_does_not_tell(fork: BaseContext, crew: Crew) -> None:
+    """Where SIGCHLD is ignored, or somebody else reaps all children, the exit code of a worker is not to be had."""
+    ours, theirs = fork.Pipe()
+    crew.start(lose_workers_unseen, theirs, fork)
+    error, result, children, spent = expect(ours)
+    assert "came to an unknown end while it ran" in str(error)
+    assert (error.exitcode, error.signal, result, children) == (None, None, 9, 1)
+    assert spent < 0.15, f"waiting for nothing has cost {spent} s of CPU time"
+    crew.finish(PATIENCE)
 
 
 @pytest.mark.parametrize("retries", [1, 2])
