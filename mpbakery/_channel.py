@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
 import termios
 import threading
 import weakref
@@ -42,6 +43,19 @@ def message_of(content: Any) -> bytes:
     """The message that carries an object; raises what pickling raises."""
     pickled = ForkingPickler.dumps(content)
     return b"".join((_HEADER.pack(len(pickled)), pickled))
+
+
+def content_of(message: bytearray | memoryview | MemoryError, what: str) -> Any:
+    """The object that a message carries, or the error that came instead of it; raises what unpickling raises."""
+    try:
+        if isinstance(message, MemoryError):
+            raise message
+        return ForkingPickler.loads(message)
+    except MemoryError as error:
+        raise MemoryError(
+            f"process {os.getpid()} has no memory for {what}: hand over less, such as the name of a file, or give it "
+            f"more memory"
+        ) from error
 
 
 def private_pipe() -> tuple[Connection, Connection]:
@@ -102,12 +116,19 @@ class WorkerEnd:
         # The length is read first and alone: whoever is killed while it waits has then not taken a task, even if the
         # kernel has still given it what it asked for.
         tasks = self._tasks.fileno()
-        (size,) = _HEADER.unpack(_read(tasks, _HEADER.size))
+        (size,) = _HEADER.unpack(_fill(bytearray(_HEADER.size), tasks))
         if size == 0:
             return None
-        pickled = _read(tasks, size)
+        content: bytearray | MemoryError
         try:
-            function, arguments, keywords = ForkingPickler.loads(pickled)
+            content = bytearray(size)
+        except MemoryError as error:
+            content = error
+            _drop(size, tasks)  # or it would be taken for the next task
+        else:
+            _fill(content, tasks)
+        try:
+            function, arguments, keywords = content_of(content, f"a task of {size} bytes")
         except Exception as error:  # that of the task, instead of the end of its worker
             function, arguments, keywords = _raise, (error,), {}
         # The pool knows which task this worker has, so what would say that is left out.
@@ -136,8 +157,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _read(descriptor: int, size: int) -> bytearray:
-    content = bytearray(size)
+def _fill(content: bytearray, descriptor: int) -> bytearray:
     view = memoryview(content)
     while view:
         count = os.readv(descriptor, [view])
@@ -145,6 +165,14 @@ def _read(descriptor: int, size: int) -> bytearray:
             raise EOFError
         view = view[count:]
     return content
+
+
+def _drop(size: int, descriptor: int) -> None:
+    while size:
+        count = len(os.read(descriptor, min(size, PIPE_SIZE)))
+        if count == 0:
+            raise EOFError
+        size -= count
 
 
 class Worker:
@@ -268,15 +296,13 @@ class Worker:
             return None
         return content
 
-    def has_taken(self) -> bool:
-        """Whether a dead worker has read all that was written to it."""
-        if self.outgoing:
-            return False
+    def unread(self) -> int:
+        """How much of the last message a dead worker has not read (bytes)."""
         try:
-            unread = fcntl.ioctl(self.descriptors[0], termios.FIONREAD, bytes(4))
+            in_pipe = fcntl.ioctl(self.descriptors[0], termios.FIONREAD, bytes(4))
         except OSError:
-            return True  # where the system does not tell: then it may have
-        return not any(unread)
+            in_pipe = bytes(4)  # where the system does not tell: then it may have read it
+        return len(self.outgoing) + int.from_bytes(in_pipe, sys.byteorder)
 
 
 class NoProcess:

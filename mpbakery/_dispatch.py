@@ -35,6 +35,8 @@ _START_AGAIN: Final = 0.1
 #: any more.
 _STARTS: Final = 3
 _LEAST_STARTS: Final = 10
+#: So many workers may die in the middle of reading a task, until nobody is given it any more.
+_READERS: Final = 3
 
 #: A task as the standard library's Pool has it: job, index, function, arguments, keywords.
 _PoolTask = tuple[int, int, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -45,7 +47,7 @@ _PoolResult = tuple[int, int, tuple[bool, Any]]
 class _Task:
     """A task on its way."""
 
-    __slots__ = ("deaths", "function", "index", "items", "job", "message")
+    __slots__ = ("dead_readers", "deaths", "function", "index", "items", "job", "message")
 
     def __init__(self, task: _PoolTask) -> None:
         self.job, self.index, self.function = task[:3]
@@ -54,16 +56,18 @@ class _Task:
         if self.function is mapstar or self.function is starmapstar:
             self.function, chunk = task[3][0]
             self.items = len(chunk)
-        self.deaths = 0
+        #: How many workers have died while they ran it, and how many while they read it.
+        self.deaths = self.dead_readers = 0
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
-    def error(self, pid: int, exitcode: int | None, *, given_up: bool = False) -> WorkerDiedError:
+    def error(self, pid: int, exitcode: int | None, *, given_up: bool = False, unread: bool = False) -> WorkerDiedError:
         """What has become of it."""
-        return WorkerDiedError(self.name, self.index, self.items, pid, exitcode, self.deaths, given_up)
+        size = len(self.message) if unread else None
+        return WorkerDiedError(self.name, self.index, self.items, pid, exitcode, self.deaths, given_up, size)
 
 
 class _Employee(Worker):
@@ -385,15 +389,19 @@ class Dispatcher:
         content = worker.receive_last()
         if content is not None:
             self._accept(worker, content)
-        has_taken = worker.has_taken()
+        unread = worker.unread()
         worker.close()
         pid, exitcode = worker.process.pid or 0, None if worker.has_vanished else worker.exitcode
         with self._lock:
             task = worker.task
             if task is not None:
-                task.deaths += has_taken
+                task.deaths += not unread
+                task.dead_readers += 0 < unread < len(task.message)
                 if task.deaths > self._retries:
                     self._finish(task, False, task.error(pid, exitcode))
+                elif task.dead_readers == _READERS:
+                    # It may be what they die of, and would be given out again for ever, before all others.
+                    self._finish(task, False, task.error(pid, exitcode, unread=True))
                 else:
                     self._put_back(task)
                     self._assign()

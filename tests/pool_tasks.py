@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import signal
+import sys
 import time
 from multiprocessing import active_children
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext, ForkProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from workers import PATIENCE, begin, expect, process_state, wait_until
@@ -27,6 +31,25 @@ def know(reports: Connection, gate: Connection, forbidden: str) -> None:
     if os.path.exists(forbidden):
         os._exit(1)
     _reports, _gate = reports, gate
+
+
+def limit_memory(more: int) -> None:
+    """From now on, this process gets only so much more memory (bytes)."""
+    gc.collect()  # what is freed later could be had again
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGESIZE") + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def die_while_reading(size: int) -> None:
+    """The initializer of workers that are killed when they have read the first part of a task so large (bytes)."""
+    begin()
+
+    def look(frame: FrameType, event: str, function: object) -> None:
+        if event == "c_return" and function is os.readv and len(frame.f_locals["content"]) >= size:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(look)
 
 
 def report(item: Any) -> None:

@@ -27,6 +27,7 @@ from pool_tasks import (
     Unpicklable,
     count_to_death,
     dawdle,
+    die_while_reading,
     exit_at_once,
     exit_at_three,
     have_a_pool,
@@ -35,6 +36,7 @@ from pool_tasks import (
     kill_at_once,
     know,
     leave_a_child,
+    limit_memory,
     lose_workers_unseen,
     make_poison,
     make_unpicklable,
@@ -51,6 +53,7 @@ from workers import PATIENCE, Crew, expect, in_thread, in_threads, process_state
 
 import mpbakery
 from mpbakery import WorkerDiedError
+from mpbakery._channel import message_of
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -396,6 +399,29 @@ def test_retries(fork: BaseContext, scene: SceneMaker, tmp_path: Path, retries: 
         assert caught.value.tries == 2
 
 
+# --- There is not enough memory ------------------------------------------------------------------------------------
+
+
+def test_a_task_that_is_too_large_for_the_memory_of_a_worker(fork: BaseContext) -> None:
+    with mpbakery.Pool(1, limit_memory, (LARGE // 2,), context=fork) as pool:
+        pid = pool.apply(os.getpid)
+        large = pool.apply_async(len, (bytes(LARGE),))
+        with pytest.raises(MemoryError, match=f"process {pid} has no memory for a task of 500.* bytes: hand over"):
+            large.get(PATIENCE)
+        assert pool.apply_async(os.getpid).get(PATIENCE) == pid
+
+
+def test_a_task_that_kills_who_reads_it(fork: BaseContext) -> None:
+    with mpbakery.Pool(2, die_while_reading, (LARGE,), context=fork, retries=9) as pool:
+        results = [pool.apply_async(len, (bytes(size),)) for size in (LARGE, 10)]
+        with pytest.raises(WorkerDiedError, match="in the middle of reading task 0 of len, which has 500") as caught:
+            results[0].get(PATIENCE)
+        error = caught.value
+        assert (error.exitcode, error.tries, error.given_up) == (-9, 0, False)
+        assert error.unread == len(message_of((len, (bytes(LARGE),), {})))
+        assert results[1].get(PATIENCE) == 10
+
+
 # --- Workers die while they send a result --------------------------------------------------------------------------
 
 
@@ -595,10 +621,10 @@ def test_ctrl_c(ctx: BaseContext, ctx_crew: Crew) -> None:
 # --- The error -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given_up", [False, True])
+@pytest.mark.parametrize(("given_up", "unread"), [(False, None), (True, None), (False, 5)])
 @pytest.mark.parametrize("exitcode", [None, 3, -9, -40])
-def test_the_error_survives_pickling(exitcode: int | None, given_up: bool) -> None:
-    error = WorkerDiedError("work", 3, None, 4711, exitcode, 1, given_up)
+def test_the_error_survives_pickling(exitcode: int | None, given_up: bool, unread: int | None) -> None:
+    error = WorkerDiedError("work", 3, None, 4711, exitcode, 1, given_up, unread)
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), vars(copy)) == (str(error), vars(error))
 
