@@ -52,10 +52,11 @@ def content_of(message: bytearray | memoryview | MemoryError, what: str) -> Any:
             raise message
         return ForkingPickler.loads(message)
     except MemoryError as error:
-        raise MemoryError(
-            f"process {os.getpid()} has no memory for {what}: hand over less, such as the name of a file, or give it "
-            f"more memory"
-        ) from error
+        cause = error.with_traceback(None)  # which would keep the message alive
+    raise MemoryError(
+        f"process {os.getpid()} has no memory for {what}: hand over less, such as the name of a file, or give it more "
+        f"memory"
+    ) from cause
 
 
 def private_pipe() -> tuple[Connection, Connection]:
@@ -191,6 +192,8 @@ class Worker:
         #: Whether its exit code cannot be known.
         self.has_vanished = False
         self._incoming = bytearray()
+        #: How much of the message that comes in was dropped, for want of memory (bytes).
+        self._dropped = 0
         self.outgoing = memoryview(b"")
 
     def __repr__(self) -> str:
@@ -269,25 +272,37 @@ class Worker:
         except BlockingIOError:
             pass
 
-    def receive(self) -> memoryview | None:
-        """The content of the message that comes in, None if it is not complete.
+    def receive(self) -> memoryview | MemoryError | None:
+        """The content of the message that comes in, None if it is not complete; an error if there is no memory for it.
 
         Raises EOFError if there is no writer any more, BlockingIOError if there is nothing to read.
         """
         data = os.read(self.descriptors[1], PIPE_SIZE)
         if not data:
             raise EOFError
-        self._incoming += data
+        if self._dropped:
+            self._dropped += len(data)
+        else:
+            self._take_in(data)
         if len(self._incoming) < _HEADER.size:
             return None
         (size,) = _HEADER.unpack_from(self._incoming)
-        if len(self._incoming) < _HEADER.size + size:
+        if len(self._incoming) + self._dropped < _HEADER.size + size:
             return None
-        content = memoryview(self._incoming)[_HEADER.size :]
+        content = MemoryError(f"{size} bytes") if self._dropped else memoryview(self._incoming)[_HEADER.size :]
         self._incoming = bytearray()
+        self._dropped = 0
         return content
 
-    def receive_last(self) -> memoryview | None:
+    def _take_in(self, data: bytes) -> None:
+        try:
+            self._incoming += data
+        except MemoryError:
+            # The rest of the message is read all the same, or the worker would never be rid of it.
+            self._dropped = len(self._incoming) - _HEADER.size + len(data)
+            del self._incoming[_HEADER.size :]
+
+    def receive_last(self) -> memoryview | MemoryError | None:
         """The content of the message that a dead worker has sent completely, None if there is none."""
         try:
             while (content := self.receive()) is None:

@@ -18,10 +18,9 @@ from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import MaybeEncodingError, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, Final
 
-from mpbakery._channel import EMPTY, PIPE_SIZE, NoProcess, Worker, close, message_of, private_pipe
+from mpbakery._channel import EMPTY, PIPE_SIZE, NoProcess, Worker, close, content_of, message_of, private_pipe
 from mpbakery._errors import WorkerDiedError
 
 #: How often to ask whether the workers live, while one of them has something to do (s). A death shows at once, unless
@@ -343,7 +342,7 @@ class Dispatcher:
             if content is not None:
                 self._accept(worker, content)
 
-    def _accept(self, worker: _Employee, content: memoryview) -> None:
+    def _accept(self, worker: _Employee, content: memoryview | MemoryError) -> None:
         """Take what a worker has sent, and give it the next task."""
         with self._lock:
             task, worker.task = worker.task, None
@@ -360,7 +359,9 @@ class Dispatcher:
         if task is None:
             return  # it says that it is ready
         try:
-            success, value = ForkingPickler.loads(content)
+            success, value = content_of(content, f"the result of {task.name}")
+        except MemoryError as error:
+            success, value = False, error.with_traceback(None)
         except BaseException as error:  # whatever it is: this thread must go on
             success, value = False, MaybeEncodingError(error, f"the result of {task.name}, which arrived")
         self._finish(task, success, value)

@@ -248,6 +248,19 @@ def lose_workers_unseen(connection: Connection, context: BaseContext) -> None:
     pool.join()
 
 
+def want_memory(connection: Connection, context: BaseContext, size: int) -> None:
+    """Have no memory for a result that is so large, and send its error, and the result of another task."""
+    with mpbakery.Pool(1, begin, context=context) as pool:
+        pool.apply(square, (3,))
+        limit_memory(size // 2)
+        error = None
+        try:
+            pool.apply(bytes, (size,))
+        except MemoryError as caught:
+            error = caught
+        connection.send((str(error), pool.apply(square, (3,))))
+
+
 def kill_a_worker_of_the_standard_pool(connection: Connection, context: BaseContext, when: str) -> None:
     """What becomes of multiprocessing's Pool: send whether the result came."""
     os.setsid()  # the test ends all this by its group

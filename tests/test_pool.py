@@ -48,6 +48,7 @@ from pool_tasks import (
     tell_and_make_bytes,
     tell_and_wait,
     wait_for_death,
+    want_memory,
 )
 from workers import PATIENCE, Crew, expect, in_thread, in_threads, process_state, wait_for_state, wait_until
 
@@ -420,6 +421,15 @@ def test_a_task_that_kills_who_reads_it(fork: BaseContext) -> None:
         assert (error.exitcode, error.tries, error.given_up) == (-9, 0, False)
         assert error.unread == len(message_of((len, (bytes(LARGE),), {})))
         assert results[1].get(PATIENCE) == 10
+
+
+def test_a_result_that_is_too_large_for_the_memory_of_the_parent(fork: BaseContext, crew: Crew) -> None:
+    ours, theirs = fork.Pipe()
+    parent = crew.start(want_memory, theirs, fork, LARGE)
+    error, result = expect(ours)
+    assert error.startswith(f"process {parent.pid} has no memory for the result of bytes: hand over less")
+    assert result == 9
+    crew.finish(PATIENCE)
 
 
 # --- Workers die while they send a result --------------------------------------------------------------------------
