@@ -2,7 +2,8 @@
 
 Nothing is shared with other workers, so there is no lock that could die with one of them. The protocol: the worker says
 that it is ready, with an empty message; from then on every task is answered by one result; an empty task sends it home.
-So there is never more than one message under way in one direction.
+So there is never more than one message under way in one direction, and none comes that is not due: only the worker
+itself writes, none of the processes that its tasks fork, and it begins one result for each task.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import termios
 import threading
 import weakref
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -94,7 +96,14 @@ class WorkerEnd:
     _results: Connection
 
     def __init__(self) -> None:
+        self._pid = 0
         self._is_ready = False
+        self._has_answered = False
+
+    def run(self, work: Callable[..., object], *arguments: Any) -> None:
+        """What the process of the worker does: call `multiprocessing.pool.worker` with its queues, and the rest."""
+        self._pid = os.getpid()
+        work(self, self, *arguments)
 
     def open(self) -> tuple[Connection, Connection]:
         """Make the pipes; returns the parent's ends, for tasks and for results."""
@@ -114,6 +123,7 @@ class WorkerEnd:
         if not self._is_ready:
             self._is_ready = True
             self._write(EMPTY)
+        self._has_answered = False
         # The length is read first and alone: whoever is killed while it waits has then not taken a task, even if the
         # kernel has still given it what it asked for.
         tasks = self._tasks.fileno()
@@ -138,6 +148,11 @@ class WorkerEnd:
     def put(self, answer: tuple[Any, Any, tuple[bool, Any]]) -> None:
         """Send the result of the last task; raises what pickling raises, and has then sent nothing."""
         pickled = ForkingPickler.dumps(answer[2])
+        if self._has_answered:
+            # A signal handler has raised while the result was written: what follows would be taken for the rest of it,
+            # or for the result of the next task.
+            raise SystemExit(1)
+        self._has_answered = True
         header = _HEADER.pack(len(pickled))
         if len(pickled) < _SHORT:
             self._write(b"".join((header, pickled)))
@@ -146,6 +161,12 @@ class WorkerEnd:
             self._write(pickled)
 
     def _write(self, message: bytes | memoryview) -> None:
+        if os.getpid() != self._pid:
+            # A copy that a task, or the initializer, has forked and let return. What it writes would be taken for the
+            # result of whatever task the worker has, and it would eat what is written for the worker. It cleans up
+            # nothing: the worker's children are not its own.
+            util._flush_std_streams()  # type: ignore[attr-defined]
+            os._exit(0)
         view = memoryview(message)
         try:
             while view:
@@ -187,7 +208,7 @@ class Worker:
 
     def __init__(self, make_process: Callable[..., BaseProcess], target: Any, arguments: tuple[Any, ...]) -> None:
         self._end = WorkerEnd()
-        self.process: BaseProcess | NoProcess = make_process(target=target, args=(self._end, self._end, *arguments))
+        self.process: BaseProcess | NoProcess = make_process(target=self._end.run, args=(target, *arguments))
         self._asking = threading.Lock()
         #: Whether its exit code cannot be known.
         self.has_vanished = False

@@ -122,6 +122,32 @@ def leave_a_child(item: Any) -> None:
     signal.pause()
 
 
+def fork_and_return(item: Any) -> Any:
+    """Return in two processes; the new one returns "wrong", after it has told who it is, and was continued."""
+    if os.fork() == 0:
+        report(None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return "wrong"
+    return item
+
+
+def know_in_two(*knowledge: Any) -> None:
+    """The initializer of a scene's workers, which forks and returns in both processes."""
+    know(*knowledge)
+    os.fork()
+
+
+def tell_and_be_interrupted(size: int) -> bytes:
+    """Return so many bytes, and have a signal handler raise, SIGUSR1's, even if that is after it."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        report("interrupted")
+        raise ValueError("in the middle of whatever")
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    return tell_and_make_bytes(size)
+
+
 def dawdle(seconds: float) -> float:
     time.sleep(seconds)
     return seconds

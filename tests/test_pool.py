@@ -30,11 +30,13 @@ from pool_tasks import (
     die_while_reading,
     exit_at_once,
     exit_at_three,
+    fork_and_return,
     have_a_pool,
     interrupted_in_the_middle,
     kill_a_worker_of_the_standard_pool,
     kill_at_once,
     know,
+    know_in_two,
     leave_a_child,
     limit_memory,
     lose_workers_unseen,
@@ -45,6 +47,7 @@ from pool_tasks import (
     square,
     subtract,
     tell,
+    tell_and_be_interrupted,
     tell_and_make_bytes,
     tell_and_wait,
     wait_for_death,
@@ -65,12 +68,14 @@ LARGE = 50_000_000
 class Scene:
     """A pool, what its tasks tell the test, and the gate at which they wait."""
 
-    def __init__(self, context: BaseContext, processes: int = 2, *, forbidden: str = "", **options: Any) -> None:
+    def __init__(
+        self, context: BaseContext, processes: int = 2, initializer: Any = know, *, forbidden: str = "", **options: Any
+    ) -> None:
         self._processes = processes
         self._reports, self._theirs = context.Pipe(duplex=False)
         self._gate, self._ours = context.Pipe(duplex=False)
         knowledge = self._theirs, self._gate, forbidden
-        self.pool = mpbakery.Pool(processes, know, knowledge, context=context, **options)
+        self.pool = mpbakery.Pool(processes, initializer, knowledge, context=context, **options)
 
     @property
     def workers(self) -> list[Any]:
@@ -468,6 +473,47 @@ def test_killed_while_it_sends_a_large_result(fork: BaseContext, scene: SceneMak
     else:
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
             result.get(PATIENCE)
+    assert play.pool.map(square, [3]) == [9]
+
+
+# --- Somebody sends what is not due --------------------------------------------------------------------------------
+
+
+def test_a_task_that_returns_in_two_processes(ctx: BaseContext, scene: SceneMaker) -> None:
+    play = scene(ctx, 1)
+    (pid,) = play.ready_workers()
+    assert play.pool.apply_async(fork_and_return, ("right",)).get(PATIENCE) == "right"
+    child, _ = play.reported()
+    result = play.pool.apply_async(tell_and_wait, ("next",))
+    assert play.reported() == (pid, "next")
+    wait_for_state(child, "T")
+    os.kill(child, signal.SIGCONT)
+    wait_for_death(child)
+    play.let_through(1)
+    assert result.get(PATIENCE) == "next"
+    assert play.ready_workers() == [pid]
+
+
+def test_an_initializer_that_returns_in_two_processes(fork: BaseContext, scene: SceneMaker) -> None:
+    play = scene(fork, 1, know_in_two)
+    (pid,) = {worker.pid for worker in play.workers}
+    assert play.pool.map_async(tell, range(20), chunksize=1).get(PATIENCE) == list(range(20))
+    assert {play.reported() for _ in range(20)} == {(pid, item) for item in range(20)}
+
+
+def test_interrupted_while_it_sends_a_result(fork: BaseContext, scene: SceneMaker) -> None:
+    """By an exception of a signal handler, for which the standard library's worker sends another result."""
+    play = scene(fork)
+    play.ready_workers()
+    held_up = HeldUp(play)
+    result = play.pool.apply_async(tell_and_be_interrupted, (LARGE,))
+    pid, _ = play.reported()
+    wait_for_bytes(worker_of(play, pid).descriptors[1], 1)
+    os.kill(pid, signal.SIGUSR1)
+    assert play.reported() == (pid, "interrupted")
+    held_up.go_on()
+    with pytest.raises(WorkerDiedError, match=f"worker {pid} ended with exit code 1"):
+        result.get(PATIENCE)
     assert play.pool.map(square, [3]) == [9]
 
 
