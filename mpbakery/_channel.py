@@ -47,17 +47,21 @@ def message_of(content: Any) -> bytes:
     return b"".join((_HEADER.pack(len(pickled)), pickled))
 
 
-def content_of(message: bytearray | memoryview | MemoryError, what: str) -> Any:
-    """The object that a message carries, or the error that came instead of it; raises what unpickling raises."""
-    try:
-        if isinstance(message, MemoryError):
-            raise message
-        return ForkingPickler.loads(message)
-    except MemoryError as error:
-        cause = error.with_traceback(None)  # which would keep the message alive
+def content_of(message: bytearray | memoryview | int, what: str) -> Any:
+    """The object that a message carries, which is its size if there was no memory for it.
+
+    Raises MemoryError, also for such a one, and what unpickling raises.
+    """
+    if isinstance(message, int):
+        size, cause = message, None
+    else:
+        try:
+            return ForkingPickler.loads(message)
+        except MemoryError as error:
+            size, cause = len(message), error.with_traceback(None)  # which would keep the message alive
     raise MemoryError(
-        f"process {os.getpid()} has no memory for {what}: hand over less, such as the name of a file, or give it more "
-        f"memory"
+        f"process {os.getpid()} has no memory for {what} of {size} bytes: hand over less, such as the name of a file, "
+        f"or give it more memory"
     ) from cause
 
 
@@ -130,16 +134,16 @@ class WorkerEnd:
         (size,) = _HEADER.unpack(_fill(bytearray(_HEADER.size), tasks))
         if size == 0:
             return None
-        content: bytearray | MemoryError
+        message: bytearray | int
         try:
-            content = bytearray(size)
-        except MemoryError as error:
-            content = error
+            message = bytearray(size)
+        except MemoryError:
+            message = size
             _drop(size, tasks)  # or it would be taken for the next task
         else:
-            _fill(content, tasks)
+            _fill(message, tasks)
         try:
-            function, arguments, keywords = content_of(content, f"a task of {size} bytes")
+            function, arguments, keywords = content_of(message, "a task")
         except Exception as error:  # that of the task, instead of the end of its worker
             function, arguments, keywords = _raise, (error,), {}
         # The pool knows which task this worker has, so what would say that is left out.
@@ -293,8 +297,8 @@ class Worker:
         except BlockingIOError:
             pass
 
-    def receive(self) -> memoryview | MemoryError | None:
-        """The content of the message that comes in, None if it is not complete; an error if there is no memory for it.
+    def receive(self) -> memoryview | int | None:
+        """The message that comes in, None if it is not complete, its size if there is no memory for it.
 
         Raises EOFError if there is no writer any more, BlockingIOError if there is nothing to read.
         """
@@ -304,33 +308,30 @@ class Worker:
         if self._dropped:
             self._dropped += len(data)
         else:
-            self._take_in(data)
+            try:
+                self._incoming += data
+            except MemoryError:
+                # The rest of the message is read all the same, or the worker would never be rid of it.
+                self._dropped = len(self._incoming) - _HEADER.size + len(data)
+                del self._incoming[_HEADER.size :]
         if len(self._incoming) < _HEADER.size:
             return None
         (size,) = _HEADER.unpack_from(self._incoming)
         if len(self._incoming) + self._dropped < _HEADER.size + size:
             return None
-        content = MemoryError(f"{size} bytes") if self._dropped else memoryview(self._incoming)[_HEADER.size :]
+        message = size if self._dropped else memoryview(self._incoming)[_HEADER.size :]
         self._incoming = bytearray()
         self._dropped = 0
-        return content
+        return message
 
-    def _take_in(self, data: bytes) -> None:
+    def receive_last(self) -> memoryview | int | None:
+        """The message that a dead worker has sent completely, None if there is none."""
         try:
-            self._incoming += data
-        except MemoryError:
-            # The rest of the message is read all the same, or the worker would never be rid of it.
-            self._dropped = len(self._incoming) - _HEADER.size + len(data)
-            del self._incoming[_HEADER.size :]
-
-    def receive_last(self) -> memoryview | MemoryError | None:
-        """The content of the message that a dead worker has sent completely, None if there is none."""
-        try:
-            while (content := self.receive()) is None:
+            while (message := self.receive()) is None:
                 pass
         except (EOFError, BlockingIOError):
             return None
-        return content
+        return message
 
     def unread(self) -> int:
         """How much of the last message a dead worker has not read (bytes)."""

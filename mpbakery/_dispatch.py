@@ -109,7 +109,7 @@ class Dispatcher:
         self._next_look = 0.0
         self._is_abandoned = False
         self._is_open = False
-        self._places = 0
+        self._most_failures = 0
         self._failed_starts = 0
         #: Stands in all places for which nobody is started any more.
         self._vacancy = NoProcess(None)
@@ -120,7 +120,7 @@ class Dispatcher:
 
     def set_up(self, places: int, replace: Callable[[], object]) -> None:
         """Say how many workers there shall be, and how to have the dead ones replaced."""
-        self._places = places
+        self._most_failures = max(_LEAST_STARTS, _STARTS * places)
         self._replace = replace
 
     def open(self) -> None:
@@ -254,7 +254,7 @@ class Dispatcher:
         return error
 
     def _has_given_up(self) -> bool:
-        return self._failed_starts >= max(_LEAST_STARTS, _STARTS * self._places)
+        return self._failed_starts >= self._most_failures
 
     def _is_hopeless(self) -> bool:
         return self._has_given_up() and not self._workers
@@ -333,16 +333,16 @@ class Dispatcher:
         if worker.is_buried:
             return
         try:
-            content = worker.receive()
+            message = worker.receive()
         except EOFError:
             self._suspect(worker)
         except BlockingIOError:
             pass
         else:
-            if content is not None:
-                self._accept(worker, content)
+            if message is not None:
+                self._accept(worker, message)
 
-    def _accept(self, worker: _Employee, content: memoryview | MemoryError) -> None:
+    def _accept(self, worker: _Employee, message: memoryview | int) -> None:
         """Take what a worker has sent, and give it the next task."""
         with self._lock:
             task, worker.task = worker.task, None
@@ -359,7 +359,7 @@ class Dispatcher:
         if task is None:
             return  # it says that it is ready
         try:
-            success, value = content_of(content, f"the result of {task.name}")
+            success, value = content_of(message, "a result")
         except MemoryError as error:
             success, value = False, error.with_traceback(None)
         except BaseException as error:  # whatever it is: this thread must go on
@@ -387,9 +387,9 @@ class Dispatcher:
             if worker in self._idle:
                 self._idle.remove(worker)
             self._must_watch_anew = True
-        content = worker.receive_last()
-        if content is not None:
-            self._accept(worker, content)
+        message = worker.receive_last()
+        if message is not None:
+            self._accept(worker, message)
         unread = worker.unread()
         worker.close()
         pid, exitcode = worker.process.pid or 0, None if worker.has_vanished else worker.exitcode

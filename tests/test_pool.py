@@ -432,7 +432,7 @@ def test_a_result_that_is_too_large_for_the_memory_of_the_parent(fork: BaseConte
     ours, theirs = fork.Pipe()
     parent = crew.start(want_memory, theirs, fork, LARGE)
     error, result = expect(ours)
-    assert error.startswith(f"process {parent.pid} has no memory for the result of bytes: hand over less")
+    assert error.startswith(f"process {parent.pid} has no memory for a result of {LARGE // 100}")
     assert result == 9
     crew.finish(PATIENCE)
 
