@@ -397,7 +397,8 @@ class Dispatcher:
             task = worker.task
             if task is not None:
                 task.deaths += not unread
-                task.dead_readers += 0 < unread < len(task.message)
+                # not if it has got no more than the length: then it may have been killed while it was idle
+                task.dead_readers += 0 < unread < len(task.message) - len(EMPTY)
                 if task.deaths > self._retries:
                     self._finish(task, False, task.error(pid, exitcode))
                 elif task.dead_readers == _READERS:
