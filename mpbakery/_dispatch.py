@@ -17,10 +17,10 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import MaybeEncodingError, mapstar, starmapstar  # type: ignore[attr-defined]
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-from mpbakery._channel import EMPTY, PIPE_SIZE, NoProcess, Worker, close, message_of, private_pipe
+from mpbakery._channel import EMPTY, PIPE_SIZE, NoProcess, Worker, close, content_of, message_of, private_pipe
 from mpbakery._errors import WorkerDiedError
 
 #: How often to ask whether the workers live, while one of them has something to do (s). A death shows at once, unless
@@ -34,6 +34,8 @@ _START_AGAIN: Final = 0.1
 #: any more.
 _STARTS: Final = 3
 _LEAST_STARTS: Final = 10
+#: So many workers may die in the middle of reading a task, until nobody is given it any more.
+_READERS: Final = 3
 
 #: A task as the standard library's Pool has it: job, index, function, arguments, keywords.
 _PoolTask = tuple[int, int, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
@@ -44,7 +46,7 @@ _PoolResult = tuple[int, int, tuple[bool, Any]]
 class _Task:
     """A task on its way."""
 
-    __slots__ = ("deaths", "function", "index", "items", "job", "message")
+    __slots__ = ("dead_readers", "deaths", "function", "index", "items", "job", "message")
 
     def __init__(self, task: _PoolTask) -> None:
         self.job, self.index, self.function = task[:3]
@@ -53,16 +55,18 @@ class _Task:
         if self.function is mapstar or self.function is starmapstar:
             self.function, chunk = task[3][0]
             self.items = len(chunk)
-        self.deaths = 0
+        #: How many workers have died while they ran it, and how many while they read it.
+        self.deaths = self.dead_readers = 0
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return getattr(self.function, "__qualname__", None) or repr(self.function)
 
-    def error(self, pid: int, exitcode: int | None, *, given_up: bool = False) -> WorkerDiedError:
+    def error(self, pid: int, exitcode: int | None, *, given_up: bool = False, unread: bool = False) -> WorkerDiedError:
         """What has become of it."""
-        return WorkerDiedError(self.name, self.index, self.items, pid, exitcode, self.deaths, given_up)
+        size = len(self.message) if unread else None
+        return WorkerDiedError(self.name, self.index, self.items, pid, exitcode, self.deaths, given_up, size)
 
 
 class _Employee(Worker):
@@ -86,8 +90,9 @@ class _Employee(Worker):
 class Dispatcher:
     """Stands between the threads of a standard Pool and the workers, in the place of its two queues."""
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, make_process: Callable[..., BaseProcess]) -> None:
         self._retries = retries
+        self._make_process = make_process
         self._lock = threading.Lock()
         self._not_full = threading.Condition(self._lock)
         self._waiting: deque[_Task] = deque()
@@ -104,8 +109,10 @@ class Dispatcher:
         self._next_look = 0.0
         self._is_abandoned = False
         self._is_open = False
-        self._places = 0
+        self._most_failures = 0
         self._failed_starts = 0
+        #: Stands in all places for which nobody is started any more.
+        self._vacancy = NoProcess(None)
         self._last_failure: tuple[int, int | None, Exception | None] = (0, None, None)
         self._replace: Callable[[], object] = int
 
@@ -113,7 +120,7 @@ class Dispatcher:
 
     def set_up(self, places: int, replace: Callable[[], object]) -> None:
         """Say how many workers there shall be, and how to have the dead ones replaced."""
-        self._places = places
+        self._most_failures = max(_LEAST_STARTS, _STARTS * places)
         self._replace = replace
 
     def open(self) -> None:
@@ -124,8 +131,9 @@ class Dispatcher:
         """Make a worker; in the place of `Pool.Process`."""
         with self._lock:
             if self._has_given_up():
-                return NoProcess(None)
-        return _Employee(context, target, args[2:], most_tasks=args[4], launch=self._launch)
+                return self._vacancy
+        make = partial(self._make_process, context)
+        return _Employee(make, target, args[2:], most_tasks=args[4], launch=self._launch)
 
     def _launch(self, worker: _Employee) -> None:
         try:
@@ -246,7 +254,7 @@ class Dispatcher:
         return error
 
     def _has_given_up(self) -> bool:
-        return self._failed_starts >= max(_LEAST_STARTS, _STARTS * self._places)
+        return self._failed_starts >= self._most_failures
 
     def _is_hopeless(self) -> bool:
         return self._has_given_up() and not self._workers
@@ -325,28 +333,35 @@ class Dispatcher:
         if worker.is_buried:
             return
         try:
-            content = worker.receive()
+            message = worker.receive()
         except EOFError:
             self._suspect(worker)
         except BlockingIOError:
             pass
         else:
-            if content is not None:
-                self._accept(worker, content)
+            if message is not None:
+                self._accept(worker, message)
 
-    def _accept(self, worker: _Employee, content: memoryview) -> None:
+    def _accept(self, worker: _Employee, message: memoryview | int) -> None:
         """Take what a worker has sent, and give it the next task."""
         with self._lock:
             task, worker.task = worker.task, None
             worker.is_ready = True
+            had_given_up = self._has_given_up()
             self._failed_starts = 0
             if worker.left:
                 self._idle.append(worker)
                 self._assign()
+        if had_given_up:
+            self._vacancy.exitcode = 1
+            self._vacancy = NoProcess(None)
+            self._replace()
         if task is None:
             return  # it says that it is ready
         try:
-            success, value = ForkingPickler.loads(content)
+            success, value = content_of(message, "a result")
+        except MemoryError as error:
+            success, value = False, error.with_traceback(None)
         except BaseException as error:  # whatever it is: this thread must go on
             success, value = False, MaybeEncodingError(error, f"the result of {task.name}, which arrived")
         self._finish(task, success, value)
@@ -372,18 +387,23 @@ class Dispatcher:
             if worker in self._idle:
                 self._idle.remove(worker)
             self._must_watch_anew = True
-        content = worker.receive_last()
-        if content is not None:
-            self._accept(worker, content)
-        has_taken = worker.has_taken()
+        message = worker.receive_last()
+        if message is not None:
+            self._accept(worker, message)
+        unread = worker.unread()
         worker.close()
-        pid, exitcode = worker.process.pid or 0, worker.exitcode
+        pid, exitcode = worker.process.pid or 0, None if worker.has_vanished else worker.exitcode
         with self._lock:
             task = worker.task
             if task is not None:
-                task.deaths += has_taken
+                task.deaths += not unread
+                # not if it has got no more than the length: then it may have been killed while it was idle
+                task.dead_readers += 0 < unread < len(task.message) - len(EMPTY)
                 if task.deaths > self._retries:
                     self._finish(task, False, task.error(pid, exitcode))
+                elif task.dead_readers == _READERS:
+                    # It may be what they die of, and would be given out again for ever, before all others.
+                    self._finish(task, False, task.error(pid, exitcode, unread=True))
                 else:
                     self._put_back(task)
                     self._assign()

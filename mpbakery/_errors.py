@@ -129,11 +129,14 @@ class WorkerDiedError(MpbakeryError):
 
     `function` is the name of the task's function, `index` its number among the tasks of its job, counted from 0. If the
     task is a chunk of a map, `items` says how many items of the iterable it stands for; else it is None. `tries` is how
-    many workers died while they ran it, `pid` and `exitcode` are the last one's, as `multiprocessing.Process` has them.
+    many workers died while they ran it, `pid` and `exitcode` are the last one's, as `multiprocessing.Process` has them;
+    `exitcode` is None if it could not be known, because somebody else has reaped the process.
 
     If `given_up` is true, the pool has no workers any more, because one after another died before it could take a task.
     Then `pid` and `exitcode` are those of the last of these; 0 and None if it could not even be started, and the cause
     of the error says why.
+
+    If one worker after another died in the middle of reading the task, `unread` is its size in bytes; else it is None.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class WorkerDiedError(MpbakeryError):
         exitcode: int | None,
         tries: int,
         given_up: bool = False,
+        unread: int | None = None,
     ) -> None:
         self.function = function
         self.index = index
@@ -153,8 +157,15 @@ class WorkerDiedError(MpbakeryError):
         self.exitcode = exitcode
         self.tries = tries
         self.given_up = given_up
+        self.unread = unread
         task = f"task {index} of {function}" if items is None else f"chunk {index} of {function} ({items} items)"
-        if not given_up:
+        if unread is not None:
+            message = (
+                f"one worker after another dies in the middle of reading {task}, which has {unread} bytes; the last "
+                f"one, {pid}, {_end_of_process(exitcode)}; if that is for want of memory, give the task less, such as "
+                f"the name of a file, or give the workers more memory"
+            )
+        elif not given_up:
             often = "" if tries == 1 else f", as {tries - 1} before it"
             message = (
                 f"worker {pid} {_end_of_process(exitcode)} while it ran {task}{often}: the result is lost, and what "
@@ -179,8 +190,8 @@ class WorkerDiedError(MpbakeryError):
         return -self.exitcode if self.exitcode is not None and self.exitcode < 0 else None
 
     def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[object, ...]]:
-        fields = self.function, self.index, self.items, self.pid, self.exitcode, self.tries, self.given_up
-        return type(self), fields
+        fields = self.function, self.index, self.items, self.pid, self.exitcode, self.tries
+        return type(self), (*fields, self.given_up, self.unread)
 
 
 def _end_of_process(exitcode: int | None) -> str:

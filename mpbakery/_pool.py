@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import multiprocessing
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sized
 from multiprocessing import pool as standard
+from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from types import MappingProxyType
 from typing import Any, Final
@@ -78,16 +80,18 @@ class Pool(standard.Pool):
     def _setup_queues(self) -> None:
         _check_standard_library()
         # The threads of the pool keep what they are given. It must not be the pool, or nothing would ever collect it.
-        self._dispatcher = dispatcher = Dispatcher(_checked_retries(self._retries))
+        self._dispatcher = dispatcher = Dispatcher(_checked_retries(self._retries), self.Process)
         self._inqueue = self._outqueue = dispatcher
         self._quick_put = dispatcher.dispatch
         self._quick_get = dispatcher.get
         self.Process = dispatcher.employ  # type: ignore[assignment, method-assign]
+        self._context, self._ctx = self._ctx, _Notifying()  # type: ignore[has-type]
 
     def _get_sentinels(self) -> list[Any]:
         return [self._change_notifier._reader]  # type: ignore[attr-defined]
 
     def _repopulate_pool(self) -> None:
+        self._ctx = self._context
         self._dispatcher.set_up(
             self._processes,  # type: ignore[attr-defined]
             functools.partial(self._change_notifier.put, None),  # type: ignore[attr-defined]
@@ -134,6 +138,19 @@ class Pool(standard.Pool):
         inqueue.close()
 
 
+class _Notifying:
+    """The context of a pool while the standard library makes the queue that wakes the thread which starts workers.
+
+    The pool's own would put locks into it, and those of multiprocessing need `sem_open`. None are needed: one thread
+    reads, and an item is so short that the kernel writes it in one piece.
+    """
+
+    Lock = contextlib.nullcontext
+
+    def SimpleQueue(self) -> queues.SimpleQueue[None]:
+        return queues.SimpleQueue(ctx=self)
+
+
 def _checked_retries(retries: int) -> int:
     try:
         number = operator.index(retries)
@@ -152,7 +169,7 @@ def _guarded(callback: Callable[[Any], object] | None) -> Callable[[Any], object
     def call(value: Any) -> None:
         try:
             callback(value)
-        except Exception as error:
+        except BaseException as error:
             arguments = type(error), error, error.__traceback__, threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs(arguments))
 

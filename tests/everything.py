@@ -107,12 +107,15 @@ def use_primitives(context: Any) -> bool:
 
 
 def use_pool(context: Any) -> bool:
-    """Use a pool; whether a worker has the module that needs `sem_open`."""
-    with context.Pool(2) as pool:
-        assert pool.map(square, range(20)) == [square(number) for number in range(20)]
-        there = pool.map(is_loaded, range(2))
-        pool.close()
-        pool.join()
+    """Use pools of this and of multiprocessing's own context; whether a worker has the module that needs `sem_open`."""
+    there: list[bool] = []
+    theirs = multiprocessing.get_context(context.get_start_method())
+    for pool in (context.Pool(2), mpbakery.Pool(2, context=theirs)):
+        with pool:
+            assert pool.map(square, range(20)) == [square(number) for number in range(20)]
+            there += pool.map(is_loaded, range(2))
+            pool.close()
+            pool.join()
     return any(there)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import signal
+import sys
 import time
+from multiprocessing import active_children
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from workers import begin, expect, process_state, wait_until
+from workers import PATIENCE, begin, expect, process_state, wait_until
 
 import mpbakery
 
@@ -19,11 +24,32 @@ _reports: Connection | None = None
 _gate: Connection | None = None
 
 
-def know(reports: Connection, gate: Connection) -> None:
-    """The initializer of a scene's workers."""
+def know(reports: Connection, gate: Connection, forbidden: str) -> None:
+    """The initializer of a scene's workers, which fails while there is a file of the forbidden name."""
     global _reports, _gate
     begin()
+    if os.path.exists(forbidden):
+        os._exit(1)
     _reports, _gate = reports, gate
+
+
+def limit_memory(more: int) -> None:
+    """From now on, this process gets only so much more memory (bytes)."""
+    gc.collect()  # what is freed later could be had again
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGESIZE") + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def die_while_reading(size: int) -> None:
+    """The initializer of workers that are killed when they have read the first part of a task so large (bytes)."""
+    begin()
+
+    def look(frame: FrameType, event: str, function: object) -> None:
+        if event == "c_return" and function is os.readv and len(frame.f_locals["content"]) >= size:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(look)
 
 
 def report(item: Any) -> None:
@@ -96,9 +122,62 @@ def leave_a_child(item: Any) -> None:
     signal.pause()
 
 
+def fork_and_return(item: Any) -> Any:
+    """Return in two processes; the new one returns "wrong", after it has told who it is, and was continued."""
+    if os.fork() == 0:
+        report(None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return "wrong"
+    return item
+
+
+def know_in_two(*knowledge: Any) -> None:
+    """The initializer of a scene's workers, which forks and returns in both processes."""
+    know(*knowledge)
+    os.fork()
+
+
+def tell_and_be_interrupted(size: int) -> bytes:
+    """Return so many bytes, and have a signal handler raise, SIGUSR1's, even if that is after it."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        report("interrupted")
+        raise ValueError("in the middle of whatever")
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    return tell_and_make_bytes(size)
+
+
 def dawdle(seconds: float) -> float:
     time.sleep(seconds)
     return seconds
+
+
+class NoDaemon(ForkProcess):
+    """A process that may have children, whatever a pool wants it to be."""
+
+    @property
+    def daemon(self) -> bool:
+        return False
+
+    @daemon.setter
+    def daemon(self, daemon: bool) -> None:
+        pass
+
+
+class Nestable(mpbakery.Pool):
+    """The recipe for a pool whose tasks may have pools."""
+
+    @staticmethod
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> Any:
+        return NoDaemon(*args, **kwds)
+
+
+def have_a_pool(number: int) -> int:
+    begin()
+    with mpbakery.Pool(1, begin) as pool:
+        result: int = pool.apply_async(square, (number,)).get(PATIENCE)
+        return result
 
 
 class Unpicklable:
@@ -142,7 +221,7 @@ def own_a_pool(connection: Connection, context: BaseContext) -> None:
     """Have a pool of three whose last worker is busy, and wait to be killed."""
     reports, theirs = context.Pipe(duplex=False)
     gate, _ours = context.Pipe(duplex=False)
-    pool = mpbakery.Pool(3, know, (theirs, gate), context=context)
+    pool = mpbakery.Pool(3, know, (theirs, gate, ""), context=context)
     pids = [worker.pid for worker in pool._pool]  # type: ignore[attr-defined]
     first = [pool.apply_async(tell_and_wait, (None,)) for _ in pids]
     for _ in pids:
@@ -167,7 +246,7 @@ def interrupted_in_the_middle(connection: Connection, context: BaseContext) -> N
     os.setsid()  # the test interrupts all this by its group
     reports, theirs = context.Pipe(duplex=False)
     gate, _ours = context.Pipe(duplex=False)
-    with mpbakery.Pool(2, know, (theirs, gate), context=context) as pool:
+    with mpbakery.Pool(2, know, (theirs, gate, ""), context=context) as pool:
         result = pool.map_async(tell_and_wait, range(10))
         expect(reports)
         expect(reports)
@@ -178,12 +257,42 @@ def interrupted_in_the_middle(connection: Connection, context: BaseContext) -> N
             connection.send("interrupted")
 
 
+def lose_workers_unseen(connection: Connection, context: BaseContext) -> None:
+    """Have workers die whose ends the system tells nobody; send what comes of it, and what waiting costs then (s)."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with mpbakery.Pool(1, begin, context=context) as pool:
+        error = None
+        try:
+            pool.apply(exit_at_once, (3,))
+        except mpbakery.WorkerDiedError as caught:
+            error = caught
+        kill_at_once(pool.apply(os.getpid))
+        result = pool.apply(square, (3,))
+        before = time.process_time()
+        time.sleep(0.3)
+        connection.send((error, result, len(active_children()), time.process_time() - before))
+    pool.join()
+
+
+def want_memory(connection: Connection, context: BaseContext, size: int) -> None:
+    """Have no memory for a result that is so large, and send its error, and the result of another task."""
+    with mpbakery.Pool(1, begin, context=context) as pool:
+        pool.apply(square, (3,))
+        limit_memory(size // 2)
+        error = None
+        try:
+            pool.apply(bytes, (size,))
+        except MemoryError as caught:
+            error = caught
+        connection.send((str(error), pool.apply(square, (3,))))
+
+
 def kill_a_worker_of_the_standard_pool(connection: Connection, context: BaseContext, when: str) -> None:
     """What becomes of multiprocessing's Pool: send whether the result came."""
     os.setsid()  # the test ends all this by its group
     reports, theirs = context.Pipe(duplex=False)
     gate, ours = context.Pipe(duplex=False)
-    pool = context.Pool(2, know, (theirs, gate))
+    pool = context.Pool(2, know, (theirs, gate, ""))
     results = [pool.apply_async(tell_and_wait, (item,)) for item in range(2)]
     pids = [expect(reports)[0] for _ in results]
     if when == "busy":
