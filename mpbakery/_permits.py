@@ -52,7 +52,7 @@ from mpbakery._memory import (
     VALUE_AT,
     record_of,
 )
-from mpbakery._seats import FREEING, Claimer, OnFirstUse, Seats, Slot
+from mpbakery._seats import Claimer, OnFirstUse, Seats, Slot
 from mpbakery._waiter import HEAD, Waiter
 
 #: What the program has done wrong when there are more permits than the bound allows.
@@ -186,12 +186,12 @@ class PermitSlot(Slot):
         if self.lost:
             self.release_for_heir()  # a forked child: a permit that was taken before is its parent's
             return False
-        self.may_be_taken = FREEING
+        self.may_be_taken = "freeing"
         try:
             self.free()
         except RuntimeError:
             self.refree()
-        if self.may_be_taken is FREEING:
+        if self.may_be_taken == "freeing":
             self.may_be_taken = False  # else a handler has taken it since
         if self.words[HUNGRY]:
             self.line.feed()

@@ -13,7 +13,7 @@ from mpbakery._line import Line
 from mpbakery._lock import Lock
 from mpbakery._machine import ThisMachine
 from mpbakery._memory import ATTENTION, OWNER, RECURSIVE_LOCK, SCRATCH, WORD, LateWord
-from mpbakery._seats import FREEING, Seats, Slot
+from mpbakery._seats import Seats, Slot
 
 _NOTHING = SCRATCH * WORD
 _ONCE_MORE = (_NOTHING,)
@@ -52,12 +52,12 @@ class RecursiveSlot(Slot):
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
         # Store, fence, look, as in `Slot`.
-        self.may_be_taken = FREEING
+        self.may_be_taken = "freeing"
         try:
             self.free()
         except RuntimeError:
             self.refree()
-        if self.may_be_taken is FREEING:
+        if self.may_be_taken == "freeing":
             self.may_be_taken = False  # else a handler has taken it since
         if self.words[ATTENTION]:
             self.line.attend()

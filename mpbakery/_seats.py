@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from mpbakery._interfaces import Span
 from mpbakery._line import Line
@@ -21,9 +21,6 @@ from mpbakery._memory import (
     LateWord,
     record_of,
 )
-
-#: In `Slot.may_be_taken`, as long as nobody has taken it again.
-FREEING: Final = object()
 
 
 class Slot:
@@ -95,10 +92,10 @@ class Slot:
         self.entered = 0
         self.left = 0
         self.left_by_others = SCRATCH
-        #: whether the private lock of the fence may be taken. As long as not, `take` need not be told not to wait,
-        #: which costs 5 % of an acquisition. It is set right before each `take`: at a call in between, a handler could
-        #: take the lock, and the thread would wait for itself.
-        self.may_be_taken: object = False
+        #: whether the private lock of the fence may be taken: False, True, or "freeing". As long as not, `take` need
+        #: not be told not to wait, which costs 5 % of an acquisition. It is set right before each `take`: at a call in
+        #: between, a handler could take the lock, and the thread would wait for itself.
+        self.may_be_taken: bool | str = False
         fence = line.machine.new_fence()
         self.take = fence.take
         self.free = fence.free
@@ -120,12 +117,12 @@ class Slot:
                 self.line.release_for_another()
             return False
         # Store, fence, look: else a waiter that sees the lock held and parks, and we, who see nobody, miss each other.
-        self.may_be_taken = FREEING
+        self.may_be_taken = "freeing"
         try:
             self.free()
         except RuntimeError:
             self.refree()
-        if self.may_be_taken is FREEING:
+        if self.may_be_taken == "freeing":
             self.may_be_taken = False  # else a handler has taken it since
         if self.words[ATTENTION]:
             self.line.attend()
