@@ -183,25 +183,30 @@ class SlotTable:
     def _give_back(self, user: weakref.ref[object]) -> None:
         """A thread has ended, or the lock is no longer used: let others have the slot.
 
-        While somebody else is claiming it stays this process's, for another of its threads.
+        While another process is claiming it stays this process's, for another of its threads, or until one more ends.
         """
         if sys.is_finalizing() or self._pid != os.getpid():
             return  # the second: a forked child drops what its parent's other threads had before it runs any hook
-        mine, memory = self._mine, self._memory
-        slots = [slot for slot, standing in list(mine.items()) if standing is user]
-        if not slots:
-            return  # taken over already; or this is a forked child, and the slot its parent's
+        mine, words = self._mine, self._memory.words
 
-        def give_back() -> None:
-            for slot in slots:
-                record = _memory.record_of(memory.slots, slot)
-                standing = slot in mine and mine[slot] is user
-                if standing and not memory.words[record + HELD] and self._mine is mine:
+        def is_left(slot: int, standing: weakref.ref[object]) -> bool:
+            """Whether its thread has ended, and does not hold the lock through it."""
+            return standing() is None and not words[_memory.record_of(self._memory.slots, slot) + HELD]
+
+        def give_back() -> bool:
+            for slot, standing in list(mine.items()):
+                record = _memory.record_of(self._memory.slots, slot)
+                # no call after this one: a handler may claim the slot anew in it, or fork
+                if is_left(slot, standing) and slot in mine and mine[slot] is standing and self._mine is mine:
                     del mine[slot]
-                    memory.words[record + PID] = 0
+                    words[record + PID] = 0
+            return True
 
         try:
-            self._exclusively(give_back, 0.0)
+            # Threads that end at the same moment find the claim lock taken, and leave their slots to this one.
+            while self._mine is mine and any(is_left(*item) for item in list(mine.items())):
+                if not self._exclusively(give_back, 0.0):
+                    break
         except (OSError, ClaimFileLostError):
             pass
 
