@@ -326,13 +326,13 @@ def look_for_torn_words(connection: Connection, room: mmap.mmap, how: str, secon
 def race_stores(connection: Connection, room: mmap.mmap, me: int, fenced: bool, seconds: float) -> None:
     """One of two processes that store into a word of its own, and then load the other's, both at about the same moment.
 
-    The first one reports how many rounds there were, and in how many of them neither saw the other's store.
+    The fence is the two halves in turn, as an uncontended lock uses them. The first one reports how many rounds there
+    were, and in how many of them neither saw the other's store.
     """
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processors[me % len(processors)]})
     words = memoryview(room).cast("Q")
     fence = _fence.new_fence()
-    take, refence = fence.take, fence.refence
     # each in a cache line of its own
     mine, other = (0, 64) if me == 0 else (64, 0)
     stored, seen, turn = 0, 8, 16
@@ -356,9 +356,9 @@ def race_stores(connection: Connection, room: mmap.mmap, me: int, fenced: bool, 
         if not meet(3 * number):
             break
         if fenced:
+            half: Callable[[], object] = fence.take if number % 2 else fence.free
             words[mine + stored] = number
-            if not take(False):
-                refence()
+            half()
             words[mine + seen] = words[other + stored]
         else:
             words[mine + stored] = number
