@@ -534,7 +534,7 @@ def _report_stall(result: Result, stall: Stall, console: Console) -> None:
     console.tell(f"Stuck: no record in the last {duration(stall.seconds)}; {counted}. {why}", good=False)
     console.say(f"    What the lock itself can tell: {stall.lock}")
     if result.settings.lock != "mpbakery" and stall.holder_is_dead:
-        console.say("    They would wait for ever. With mpbakery.Lock, the job goes on.")
+        console.say("    So it would stay for ever. With mpbakery.Lock, the job goes on.")
 
 
 def _report_totals(result: Result, audit: Audit, console: Console) -> None:

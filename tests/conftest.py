@@ -21,6 +21,18 @@ START_METHODS = ("fork", "spawn", "forkserver")
 #: The property of a test whose value is shown at the end of a run.
 FIGURES = "figures"
 
+#: Modules whose tests CI does not try a second time: where they fail, the lock has a fault. Nor does it any storm.
+NEVER_AGAIN = frozenset(
+    [
+        "test_crash_points",
+        "test_exclusion",
+        "test_ground",
+        "test_negative_controls",
+        "test_signal_points",
+        "test_signals",
+    ]
+)
+
 #: prctl(2): whoever loses its parent becomes a child of this process, so that the guard finds it.
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -33,6 +45,13 @@ def pytest_configure(config: pytest.Config) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests must not be tried again."""
+    for item in items:
+        if item.path.stem in NEVER_AGAIN or "storm" in item.nodeid or "explorer" in item.path.parts:
+            item.add_marker(pytest.mark.flaky(reruns=0))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

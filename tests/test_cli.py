@@ -259,13 +259,14 @@ class TestMultiprocessingLock:
         assert status == 3, err
         assert died, text
         assert "Stuck: no record in the last" in text
-        # the two that live for certain, the one in place of the dead if it has come by now
-        assert re.search(rf"[23] workers wait for a lock whose holder, pid {died[1]}, is dead\.", text), text
+        # as many as have a task: if the one who died was slow, no more than that of the dead may be left
+        waiting = rf"(1 worker waits|[23] workers wait) for a lock whose holder, pid {died[1]}, is dead\."
+        assert re.search(waiting, text), text
         assert "<Lock(owner=SomeOtherProcess)>" in text
         assert "Traceback" not in err
 
     def test_says_so_in_json(self, run: Callable[..., Finished], texts: Path) -> None:
-        status, out, err = run(str(texts), "--lock", "multiprocessing", "--limit", "0.5", "--workers", "2", "--json")
+        status, out, err = run(str(texts), "--lock", "multiprocessing", "--limit", "1", "--workers", "2", "--json")
 
         result = json.loads(out)
         assert (status, err) == (3, "")
