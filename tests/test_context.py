@@ -193,8 +193,11 @@ def test_a_putter_that_is_stopped_is_in_nobodys_way(crew: Crew) -> None:
     """Nobody waits for a place in a queue without a limit."""
     items: Any = mpbakery.get_context("fork").Queue()
     ours, theirs = crew.context.Pipe()
+    items.put(2)
     putter = crew.start(put_for_ever, items, theirs)
     assert expect(ours) == "begins"
+    while items.get(timeout=PATIENCE) != 1:
+        pass  # until both have their slots: whoever is stopped while it claims one is in everybody's way
     for _ in range(200):
         os.kill(putter.pid or 0, signal.SIGSTOP)
         items.put_nowait(2)
