@@ -99,14 +99,17 @@ class _Endless:
     def release(self) -> None:
         self._given.release()
 
-    @property
-    def _semlock(self) -> _Endless:
-        return self
-
-    def _get_value(self) -> int:
+    def get_value(self) -> int:
         given = self._given.get_value()  # first, or the queue could seem to have less than no items
         return MOST_PERMITS + given - self._taken.get_value()
 
-    @staticmethod
-    def _is_zero() -> bool:
+    def locked(self) -> bool:
         return False
+
+    # what is asked before CPython 3.14, and how
+    _get_value = get_value
+    _is_zero = locked
+
+    @property
+    def _semlock(self) -> _Endless:
+        return self

@@ -160,6 +160,20 @@ def test_a_queue_counts(context: Any, kind: str) -> None:
     made.join_thread()
 
 
+@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue"])
+def test_a_queue_without_a_limit_counts(context: Any, kind: str) -> None:
+    made = getattr(context, kind)()
+    assert made.qsize() == 0
+    for number in range(3):
+        made.put_nowait(number)
+    assert made.qsize() == 3
+    assert not made.full()
+    assert [made.get(timeout=PATIENCE) for _ in range(2)] == [0, 1]
+    assert made.qsize() == 1
+    made.close()
+    made.join_thread()
+
+
 def test_items_of_many_come_through_once(context: Any, context_crew: Crew) -> None:
     made = context.Queue()
     for worker in range(3):
