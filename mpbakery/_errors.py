@@ -4,18 +4,6 @@ from __future__ import annotations
 
 import signal
 
-__all__ = [
-    "ClaimFileLostError",
-    "ForeignNamespaceError",
-    "MpbakeryError",
-    "NotOwnedError",
-    "OwnerDiedWarning",
-    "SharingError",
-    "SlotsExhausted",
-    "UnknownLockError",
-    "WorkerDiedError",
-]
-
 
 def reraise_handlers(error: OSError) -> None:
     """Raise `error` again if no system call has failed with it.
