@@ -14,8 +14,6 @@ if sys.platform == "win32":
         "mpbakery needs a POSIX system: it stands on fork, mmap and record locks; on Windows, use multiprocessing.Lock"
     )
 
-from mpbakery._barrier import Barrier
-from mpbakery._condition import Condition
 from mpbakery._errors import (
     ClaimFileLostError,
     ForeignNamespaceError,
@@ -27,18 +25,20 @@ from mpbakery._errors import (
     UnknownLockError,
     WorkerDiedError,
 )
-from mpbakery._event import Event
-from mpbakery._lock import Lock
-from mpbakery._rlock import RLock
-from mpbakery._semaphore import BoundedSemaphore, Semaphore
-from mpbakery._shared import register
-from mpbakery._snapshot import Owner, SemaphoreStatistics, Statistics, Waiting
+from mpbakery._primitives.barrier import Barrier
+from mpbakery._primitives.condition import Condition
+from mpbakery._primitives.event import Event
+from mpbakery._primitives.lock import Lock
+from mpbakery._primitives.rlock import RLock
+from mpbakery._primitives.semaphore import BoundedSemaphore, Semaphore
+from mpbakery._primitives.shared import register
+from mpbakery._primitives.snapshot import Owner, SemaphoreStatistics, Statistics, Waiting
 
 if typing.TYPE_CHECKING:
     from mpbakery._context import get_context
     from mpbakery._install import install, installed, uninstall
-    from mpbakery._pool import Pool
-    from mpbakery._values import Array, RawArray, RawValue, Value
+    from mpbakery._work.pool import Pool
+    from mpbakery._work.values import Array, RawArray, RawValue, Value
 
 __all__ = [
     "Array",
@@ -77,11 +77,11 @@ __version__ = "1.0.0"
 
 #: What is loaded when it is first used, and from where: it needs ctypes, or pools and queues, which a lock does not.
 _LATER = {
-    "Array": "_values",
-    "Pool": "_pool",
-    "RawArray": "_values",
-    "RawValue": "_values",
-    "Value": "_values",
+    "Array": "_work.values",
+    "Pool": "_work.pool",
+    "RawArray": "_work.values",
+    "RawValue": "_work.values",
+    "Value": "_work.values",
     "get_context": "_context",
     "install": "_install",
     "installed": "_install",
@@ -89,10 +89,21 @@ _LATER = {
 }
 
 
+def _published(found: object) -> object:
+    """`found`, which says of itself, and in a pickle, that it comes from here: in which room it lives may change."""
+    found.__module__ = __name__
+    return found
+
+
+for _name in __all__:
+    if _name not in _LATER:
+        _published(globals()[_name])
+
+
 def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+    found = globals()[name] = _published(getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name))
     return found
 
 

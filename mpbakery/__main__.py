@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 import mpbakery
-from mpbakery import demo, halfbaked
-from mpbakery._console import Console, cleared, plural
-from mpbakery._ledger import TornRecordError
+from mpbakery._programs import demo, halfbaked
+from mpbakery._programs.console import Console, cleared, plural
+from mpbakery._programs.ledger import TornRecordError
 
 FINE: Final = 0
 FAILED: Final = 1

@@ -8,15 +8,15 @@ from multiprocessing import context
 from multiprocessing.context import BaseContext
 from typing import Any, Final, Literal, overload
 
-from mpbakery import _queues, _values
-from mpbakery._barrier import Barrier
-from mpbakery._condition import Condition
-from mpbakery._event import Event
-from mpbakery._lock import Lock
-from mpbakery._pool import Pool
-from mpbakery._rlock import RLock
-from mpbakery._semaphore import BoundedSemaphore, Semaphore
-from mpbakery._shared import DEFAULT_SLOTS
+from mpbakery._primitives.barrier import Barrier
+from mpbakery._primitives.condition import Condition
+from mpbakery._primitives.event import Event
+from mpbakery._primitives.lock import Lock
+from mpbakery._primitives.rlock import RLock
+from mpbakery._primitives.semaphore import BoundedSemaphore, Semaphore
+from mpbakery._primitives.shared import DEFAULT_SLOTS
+from mpbakery._work import queues, values
+from mpbakery._work.pool import Pool
 
 
 class Factories(BaseContext):
@@ -60,17 +60,17 @@ class Factories(BaseContext):
         """A barrier."""
         return Barrier(parties, action, timeout, slots=slots, name=name, ctx=self.get_context())
 
-    def Queue(self, maxsize: int = 0) -> _queues.Queue:
+    def Queue(self, maxsize: int = 0) -> queues.Queue:
         """A queue over a pipe, which a thread of the one who puts feeds."""
-        return _queues.Queue(maxsize, ctx=self.get_context())
+        return queues.Queue(maxsize, ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0) -> _queues.JoinableQueue:
+    def JoinableQueue(self, maxsize: int = 0) -> queues.JoinableQueue:
         """A queue with `task_done` and `join`."""
-        return _queues.JoinableQueue(maxsize, ctx=self.get_context())
+        return queues.JoinableQueue(maxsize, ctx=self.get_context())
 
-    def SimpleQueue(self) -> _queues.SimpleQueue:
+    def SimpleQueue(self) -> queues.SimpleQueue:
         """A pipe with locks."""
-        return _queues.SimpleQueue(ctx=self.get_context())
+        return queues.SimpleQueue(ctx=self.get_context())
 
     def Pool(  # type: ignore[override]
         self,
@@ -86,19 +86,19 @@ class Factories(BaseContext):
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """A shared ctypes object without a lock."""
-        return _values.RawValue(typecode_or_type, *args, ctx=self.get_context())
+        return values.RawValue(typecode_or_type, *args, ctx=self.get_context())
 
     def RawArray(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
         """A shared ctypes array without a lock."""
-        return _values.RawArray(typecode_or_type, size_or_initializer, ctx=self.get_context())
+        return values.RawArray(typecode_or_type, size_or_initializer, ctx=self.get_context())
 
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """A shared ctypes object with a lock."""
-        return _values.Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        return values.Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
 
     def Array(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> Any:
         """A shared ctypes array with a lock."""
-        return _values.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+        return values.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
     def get_context(self, method: str | None = None) -> Any:
         """This context, or that of another start method."""

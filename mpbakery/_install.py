@@ -14,14 +14,14 @@ from multiprocessing.context import BaseContext
 from types import ModuleType
 from typing import Any, Final
 
-from mpbakery import _arena
-from mpbakery._barrier import Barrier
-from mpbakery._condition import Condition
 from mpbakery._context import Factories
-from mpbakery._event import Event
-from mpbakery._lock import Lock
-from mpbakery._rlock import RLock
-from mpbakery._semaphore import MOST_PERMITS, BoundedSemaphore, Semaphore
+from mpbakery._primitives.barrier import Barrier
+from mpbakery._primitives.condition import Condition
+from mpbakery._primitives.event import Event
+from mpbakery._primitives.lock import Lock
+from mpbakery._primitives.rlock import RLock
+from mpbakery._primitives.semaphore import MOST_PERMITS, BoundedSemaphore, Semaphore
+from mpbakery._work import arena
 
 #: What of a context is replaced: all that `Factories` makes, but not what it is.
 _NAMES: Final = sorted(name for name in vars(Factories) if name[0].isupper())
@@ -101,7 +101,7 @@ def _replace_all(undo: contextlib.ExitStack) -> None:
         # the module has methods of the default context, bound when it was imported
         _replace(undo, multiprocessing, name, getattr(context._default_context, name))
     # for multiprocessing.sharedctypes
-    _replace(undo, heap, "Arena", functools.partial(_arena.create, sendable=True))
+    _replace(undo, heap, "Arena", functools.partial(arena.create, sendable=True))
     if not hasattr(_multiprocessing, "SemLock") and _SYNCHRONIZE not in sys.modules:
         _provide_synchronize(undo)
 

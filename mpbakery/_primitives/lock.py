@@ -1,0 +1,157 @@
+"""`Lock`: the interface of multiprocessing's lock, and what it tells of itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from multiprocessing.process import current_process
+from typing import Final
+
+from mpbakery._errors import MpbakeryError, OwnerDiedWarning
+from mpbakery._primitives import snapshot
+from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, needs_descriptor
+from mpbakery._primitives.snapshot import Owner, Statistics
+from mpbakery._protocol.bakery import Bakery
+from mpbakery._system.layout import LOCK, OWNER
+from mpbakery._system.machine import ThisMachine
+from mpbakery._system.memory import Memory
+
+#: After so many errors that signal handlers hardly ever raise, they are none of theirs.
+_FAILURES: Final = 10
+
+
+class Lock(Bakery, Shared):
+    """A lock between processes, which takes the place of `multiprocessing.Lock`.
+
+    Whoever comes first is served first, the threads of a process like any other contender. The lock survives its
+    owner: when the process that holds it dies, the next in line gets it, with an `OwnerDiedWarning`. Like
+    multiprocessing's, it is not recursive, and any thread of any process may release it.
+
+    Args:
+        slots: how many threads, in all processes together, can use the lock at the same time; 1 to 65536.
+        name: what messages call the lock, at most 64 bytes of UTF-8; made up if None.
+        robust: whether the lock is taken over from an owner that died; if not, it stays locked until somebody
+            releases it.
+        ctx: the multiprocessing context whose processes will use it, None for the default one. A lock for fork needs
+            no descriptor; one for spawn or forkserver keeps an unlinked file in memory open.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong kind, or out of range.
+        OSError: the system has no memory or no descriptor left.
+
+    The algorithm is Lamport's bakery (CACM 17(8), 1974), with an owner register behind it: see docs/protocol.md.
+    """
+
+    __slots__ = ("_memory", "_table")
+
+    _kind = LOCK
+    _noun = "lock"
+    #: how many frames there are between the one who acquires and the warning that the owner died
+    _frames = 7
+
+    def __init__(
+        self,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        name: str | None = None,
+        robust: bool = True,
+        ctx: BaseContext | None = None,
+    ) -> None:
+        self._create(slots=slots, name=name, robust=robust, descriptor=needs_descriptor(ctx))
+
+    def _set_up(self, machine: ThisMachine) -> None:
+        Bakery.__init__(self, self._memory, self._table, machine, self._announcer())
+
+    def _announcer(self) -> Callable[[int, bool], Owner]:
+        """What tells of an owner's death, if it is to be told aloud, and says who it was."""
+        return _announcer(self._memory, self._frames)
+
+    @property
+    def owner(self) -> Owner | None:
+        """Who holds the lock at this moment, None if nobody does. The owner may have died."""
+        return snapshot.read_owner(self._memory)
+
+    @property
+    def recovered_from(self) -> Owner | None:
+        """The dead owner that the lock was taken over from, as long as this process holds it; None otherwise."""
+        token, owner = self._line.recovered
+        memory = self._memory
+        return owner if token and memory.times[memory.words[OWNER]] == token and isinstance(owner, Owner) else None
+
+    def statistics(self) -> Statistics:
+        """Who holds the lock, who waits for it in which order, and what it has seen so far."""
+        return snapshot.read_statistics(self._memory)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}(owner={self._describe_owner()})>"
+
+    def _is_mine(self) -> bool:
+        """Whether the calling thread holds the lock."""
+        slot = self._seats.slot
+        return slot.index >= 0 and slot.words[OWNER] == slot.held and slot.words[slot.held] != 0
+
+    def _describe_owner(self) -> str:
+        """The forms of multiprocessing's locks."""
+        owner = self.owner
+        if owner is None:
+            return "None"
+        if owner.pid != os.getpid():
+            return "SomeOtherProcess"
+        if owner.thread != threading.get_native_id():
+            return "SomeOtherThread"
+        thread = threading.current_thread().name
+        return current_process().name + ("" if thread == "MainThread" else f"|{thread}")
+
+    # --- For a condition over this lock ----------------------------------------------------------------------------
+
+    def _release_wholly(self) -> None:
+        """Release what the calling thread holds, however often it has acquired it."""
+        self.release()
+
+    def _acquire_again(self, depth: int) -> None:
+        """Acquire after `_release_wholly`; nothing more if the calling thread holds the lock already."""
+        if not self._is_mine():
+            self.acquire()
+        self._deepen(depth)
+
+    def _insist(self, depth: int) -> None:
+        """The same, whatever signal handlers raise meanwhile, and whoever has died.
+
+        Raises what is raised again and again, and so not by handlers: nobody could ever end this.
+        """
+        failures = 0
+        while True:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", OwnerDiedWarning)
+                    self._acquire_again(depth)
+            except (RecursionError, MemoryError, MpbakeryError, OSError):
+                failures += 1
+                if failures == _FAILURES:
+                    raise
+                continue
+            except BaseException:  # noqa: S112 - what is raised in the end is what had been raised before
+                continue
+            return
+
+    def _depth(self) -> int:
+        """How often the calling thread has acquired what it holds."""
+        return 1
+
+    def _deepen(self, depth: int) -> None:
+        """Have it count as acquired so often."""
+
+
+def _announcer(memory: Memory, frames: int) -> Callable[[int, bool], Owner]:
+    def announce(slot: int, aloud: bool) -> Owner:
+        owner = snapshot.read_slot_owner(memory, slot)
+        if aloud:
+            held = ThisMachine.clock() - owner.since
+            warning = OwnerDiedWarning(memory.name, owner.pid, owner.thread, owner.process, held)
+            warnings.warn(warning, stacklevel=frames)
+        return owner
+
+    return announce

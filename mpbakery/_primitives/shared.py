@@ -1,0 +1,293 @@
+"""What lives in one shared mapping, and how it travels between processes: by fork, by descriptor, or by name."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import operator
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from multiprocessing import context, reduction
+from multiprocessing.context import BaseContext
+from typing import Any, ClassVar, Final, TypeVar
+
+from mpbakery._errors import ClaimFileLostError, SharingError, UnknownLockError
+from mpbakery._protocol.slots import SlotTable
+from mpbakery._system import identity
+from mpbakery._system.claims import ClaimFile
+from mpbakery._system.files import claim_file
+from mpbakery._system.layout import MAX_SLOTS, NAME_BYTES
+from mpbakery._system.machine import ThisMachine
+from mpbakery._system.memory import Memory, attach, create
+
+#: How many threads can use what is shared at the same time, unless told otherwise.
+DEFAULT_SLOTS: Final = 1024
+
+#: How many calls deep the hook of forks may go.
+_DEPTH: Final = 200
+
+_S = TypeVar("_S", bound="Shared")
+
+#: Everything of this process by its identity, and what `register` keeps alive.
+_known: weakref.WeakValueDictionary[bytes, Shared] = weakref.WeakValueDictionary()
+_registered: dict[bytes, Shared] = {}
+#: The claim file of all that this process and its forked children make without a descriptor of their own.
+_family_claims: ClaimFile | None = None
+
+
+class Shared:
+    """Something that processes share, in a mapping with slots for their threads."""
+
+    __slots__ = ()  # the two below are slots of its subclasses: of several bases, only one can have any
+
+    #: what its memory says that it is
+    _kind: ClassVar[int]
+    #: what made-up names begin with
+    _noun: ClassVar[str]
+    #: whether the numbers of dead slots mean something to those who use it
+    _keeping: ClassVar[bool] = False
+
+    _memory: Memory
+    _table: SlotTable
+
+    def _create(self, *, slots: int, name: str | None, descriptor: bool, robust: bool = True, value: int = 0) -> None:
+        """Make the memory, behind a descriptor or for fork alone; `value` is for the use of whatever this is."""
+        memory = create(
+            self._kind,
+            _checked_slots(slots),
+            name=_checked_name(name, self._noun),
+            robust=bool(robust),
+            namespace=identity.this_namespace(),
+            descriptor=descriptor,
+            value=value,
+        )
+        self._adopt(memory, ClaimFile(memory.descriptor, owned=True) if memory.descriptor >= 0 else _claims_of_family())
+
+    def _adopt(self, memory: Memory, claims: ClaimFile) -> None:
+        self._memory = memory  # type: ignore[misc]
+        machine = ThisMachine(memory.mapping)
+        self._table = SlotTable(memory, claims, identity, machine, keeping=self._keeping)  # type: ignore[misc]
+        self._set_up(machine)
+        _known[memory.identity] = self
+
+    def _set_up(self, machine: ThisMachine) -> None:
+        """What it needs in this process beside its memory and its table of slots."""
+        raise NotImplementedError
+
+    def _occupy(self) -> None:
+        """Claim a slot for the calling thread, if it has none."""
+        raise NotImplementedError
+
+    def _abandon_slots(self) -> None:
+        """In a forked child: what was under way in the parent must not touch the parent's slots."""
+        raise NotImplementedError
+
+    def _has_slots(self) -> bool:
+        """Whether the calling thread has a slot, as far as it knows."""
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self._memory.name
+
+    def fileno(self) -> int:
+        """The descriptor that must stay open while threads that have not used it yet shall be able to."""
+        return self._table.descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        memory = self._memory
+        if context.get_spawning_popen() is None:
+            return find, (memory.identity, memory.name)
+        if memory.descriptor < 0:
+            raise SharingError(
+                f"{memory.kind} {memory.name} was made for the fork start method, and cannot follow into a process "
+                f"that is started another way: make it with ctx=, as in "
+                f"{memory.kind}(ctx=multiprocessing.get_context('spawn'))"
+            )
+        if not self._table.has_intact_claims():
+            raise ClaimFileLostError(memory.name, memory.descriptor)
+        return receive, (reduction.DupFd(memory.descriptor), memory.identity, memory.name, type(self), self._parts())
+
+    def _parts(self) -> tuple[Any, ...]:
+        """What else a process that is being started needs, for `_assemble`."""
+        return ()
+
+    def _assemble(self, *parts: Any) -> None:
+        """Take what `_parts` gave in the process that made this one."""
+
+    def _register(self) -> None:
+        """Claim the calling thread's slot now, and keep this alive and known in this process."""
+        self._occupy()
+        _registered[self._memory.identity] = self
+
+    def _renew(self) -> None:
+        """In a forked child: start without slots; the parent's stay the parent's."""
+        # The slots are asked as well: a hook that was interrupted behind renew() is run again.
+        if self._table.is_touched() or self._has_slots():
+            self._table.renew()
+            self._abandon_slots()
+
+
+def register(*locks: Shared) -> None:
+    """Make locks usable in this process, for the initializer of a Pool or a ProcessPoolExecutor.
+
+    Claims a slot in each lock for the calling thread at once, so that a shortage shows when a worker starts rather
+    than in the middle of its work, and makes the locks known for as long as the process lives, so that they can
+    arrive in the arguments of tasks.
+
+    Raises:
+        TypeError: an argument is neither a lock nor another of mpbakery's primitives.
+        SlotsExhausted, ClaimFileLostError, ForeignNamespaceError: as `Lock.acquire`.
+    """
+    for lock in locks:
+        if not isinstance(lock, Shared):
+            raise TypeError(f"cannot register {lock!r}: register() takes mpbakery locks, as in register(lock, other)")
+    for lock in locks:
+        lock._register()
+
+
+def needs_descriptor(ctx: BaseContext | None) -> bool:
+    """Whether the processes of a context can be sent memory behind a descriptor only."""
+    return _start_method(ctx) != "fork"
+
+
+def _start_method(ctx: BaseContext | None) -> str:
+    if ctx is None:
+        ctx = multiprocessing.get_context()
+    try:
+        return str(ctx.get_start_method())
+    except AttributeError:
+        raise TypeError(f"ctx is {ctx!r}: give a context, as in ctx=multiprocessing.get_context('spawn')") from None
+
+
+def _checked_slots(slots: int) -> int:
+    try:
+        number = operator.index(slots)
+    except TypeError:
+        raise TypeError(f"slots is {slots!r}: give a whole number, from 1 to {MAX_SLOTS}") from None
+    if not 1 <= number <= MAX_SLOTS:
+        raise ValueError(f"slots is {number}: give a number from 1 to {MAX_SLOTS}, one for every thread at a time")
+    return number
+
+
+def _checked_name(name: str | None, noun: str) -> str:
+    if name is None:
+        return f"{noun}-{os.getpid()}-{os.urandom(3).hex()}"
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}: give a string, or None for a made-up name")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"name is {name!r}, which cannot be written in UTF-8: give another one") from None
+    if size > NAME_BYTES or "\0" in name:
+        raise ValueError(f"name is {name!r}: give at most {NAME_BYTES} bytes of UTF-8 without a NUL, or None")
+    return name
+
+
+def _claims_of_family() -> ClaimFile:
+    global _family_claims
+    if _family_claims is None or not _family_claims.is_intact():
+        _family_claims = ClaimFile(claim_file(), owned=False)
+    return _family_claims
+
+
+class _UnknownLock:
+    """Stands for a lock that arrived in the arguments of a task where it is not known: every use says so."""
+
+    def __init__(self, error: UnknownLockError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # the interpreter asks for these to find out what an object can do
+        raise self._error
+
+    def __enter__(self) -> bool:
+        raise self._error
+
+    def __exit__(self, *_exception: object) -> None:
+        raise self._error
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return find, (bytes.fromhex(self._error.identity), self._error.lock)
+
+    def __repr__(self) -> str:
+        return f"<UnknownLock({self._error.lock})>"
+
+
+def find(identity: bytes, name: str) -> Shared | _UnknownLock:
+    """A lock that was pickled as its identity."""
+    if not isinstance(identity, bytes) or not isinstance(name, str):
+        raise TypeError(f"a pickled lock is its identity and its name, not {identity!r} and {name!r}")
+    lock = _known.get(identity)
+    if lock is not None:
+        return lock
+    error = UnknownLockError(name, identity.hex())
+    if _in_arriving_task():
+        return _UnknownLock(error)
+    raise error
+
+
+def _in_arriving_task() -> bool:
+    """Whether a worker of a Pool or of a ProcessPoolExecutor is unpickling a task.
+
+    An exception there kills the worker, the task is lost, and a Pool waits for it for ever.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") in {"multiprocessing.pool", "concurrent.futures.process"}:
+            return True
+    return False
+
+
+def receive(sent: Any, identity: bytes, name: str, kind: type[_S], parts: tuple[Any, ...]) -> _S:
+    """What was sent to a process that is starting."""
+    descriptor: int = sent.detach()
+    known = _known.get(identity)
+    if isinstance(known, kind):
+        known._table.exclusively_close(descriptor)
+        return known
+    claims = ClaimFile(descriptor, owned=True)
+    memory = attach(descriptor, kind._kind)
+    if memory.identity != identity:
+        raise SharingError(f"descriptor {descriptor} is {memory.kind} {memory.name}, not {name}, which was announced")
+    shared = kind.__new__(kind)
+    shared._assemble(*parts)
+    shared._adopt(memory, claims)
+    return shared
+
+
+def _after_fork_in_child() -> None:
+    """Renew everything, whatever handlers raise meanwhile: the interpreter would drop that, and the child go on."""
+    interruption: BaseException | None = None
+    while True:
+        try:
+            identity.forget()
+            for shared in list(_known.values()):
+                shared._renew()
+            break
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _restore_recursion_limit() -> None:
+    try:
+        sys.setrecursionlimit(sys.getrecursionlimit() - _DEPTH)
+    except RecursionError:
+        pass  # the fork came just below it
+
+
+# A child that is forked at the recursion limit could not call the hook, and would go on with its parent's slots. So the
+# limit is raised before, in C.
+_raise_limit = map(sys.setrecursionlimit, map(_DEPTH.__add__, iter(sys.getrecursionlimit, None)))
+os.register_at_fork(after_in_child=functools.partial(next, _raise_limit))
+os.register_at_fork(after_in_child=_after_fork_in_child)
+# once more, for a handler that raises at the entry of the first one; else there is nothing left to do
+os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_restore_recursion_limit)

@@ -1,0 +1,186 @@
+"""The line of one lock, as a process sees it: who is in it, who holds the lock, whom to wake."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Final
+
+from mpbakery._protocol.interfaces import Machine, SharedMemory, Span, Table
+from mpbakery._system.layout import (
+    ATTENTION,
+    AWAKE,
+    CHOOSING,
+    ENTERED,
+    FOREIGN,
+    HELD,
+    HIGH,
+    IDLE,
+    LEFT_BY_OTHERS,
+    NUMBERS,
+    OWNER,
+    PARK,
+    PARKED,
+    record_of,
+    slot_of,
+)
+
+#: A waiter at the head, or next in line, looks after this many seconds whether whom it waits for is alive.
+NAP: Final = 0.05
+#: From this place in the line on, a waiter naps for so long that coming next is a reason to be woken.
+FAR: Final = 32
+
+
+class Line:
+    """The waiting room of one lock, as a process sees it.
+
+    It has no references back to what holds it, so that a lock is freed as soon as nobody refers to it.
+    """
+
+    __slots__ = ("_looked", "machine", "memory", "recovered", "slots", "table", "times", "told", "words")
+
+    def __init__(
+        self, memory: SharedMemory, table: Table, machine: Machine, told: Callable[[int, bool], object]
+    ) -> None:
+        self.memory = memory
+        self.words = memory.words
+        self.times = memory.times
+        self.slots = memory.slots
+        self.table = table
+        self.machine = machine
+        #: told(slot, announce) returns who the dead holder behind a slot was, and announces the death; may raise
+        self.told = told
+        #: who died, and the acquisition (the time in HELD) that took over from it
+        self.recovered: tuple[float, object] = (0.0, None)
+        self._looked = -NAP
+
+    def is_held(self) -> bool:
+        """Whether somebody, dead or alive, holds the lock at this moment."""
+        return self.words[self.words[OWNER]] != 0
+
+    def is_held_here(self) -> bool:
+        """Whether a thread of this process holds the lock."""
+        held = self.words[OWNER]
+        slot = slot_of(self.slots, held)
+        return slot >= 0 and self.words[held] != 0 and self.table.is_mine(slot)
+
+    def owner_died(self, *, at_once: bool = False) -> bool:
+        """Whether the lock is held by a dead process, as far as an inexpensive look can tell: one every NAP.
+
+        `at_once` looks even if the last look was a moment ago.
+        """
+        now = self.machine.clock()
+        if not self.memory.robust or (now - self._looked < NAP and not at_once):
+            return False
+        self._looked = now
+        held = self.words[OWNER]
+        slot = slot_of(self.slots, held)
+        return slot >= 0 and self.words[held] != 0 and self.table.is_dead(slot)
+
+    def view(self, index: int) -> tuple[int, Span, memoryview | None]:
+        """HIGH, the waiting room, and how the room looks when only slot `index` is in it, choosing."""
+        high = self.words[HIGH]
+        alone = [high] + [IDLE] * high
+        alone[1 + index] = CHOOSING
+        # where loads overtake loads, OWNER could be read before the room: no shortcut there
+        shortcut = self.machine.order is None
+        return high, self.words[HIGH : NUMBERS + high], memoryview(array("Q", alone)) if shortcut else None
+
+    def numbers(self) -> list[int]:
+        """The numbers of all slots in use."""
+        return self.words[NUMBERS : NUMBERS + self.words[HIGH]].tolist()
+
+    def attend(self) -> None:
+        """After the lock became free: wake the head of the line, and see whether ATTENTION is still called for."""
+        self.wake()
+        if not self._deserves_attention():
+            # Cleared first and looked after once more, with a fence between: who parks sets PARK, ATTENTION, and only
+            # then looks whether it must sleep.
+            self.words[ATTENTION] = 0
+            self.machine.new_fence()()
+            if self._deserves_attention():
+                self.words[ATTENTION] = 1
+                self.wake_if_free()  # whoever released in between saw nothing that asked for attention
+
+    def _deserves_attention(self) -> bool:
+        words = self.words
+        return words[FOREIGN] != 0 or any(
+            number and words[record_of(self.slots, slot) + PARK] for slot, number in enumerate(self.numbers())
+        )
+
+    def wake(self, *, once_more: bool = False) -> None:
+        """Wake the head of the line, if it is parked.
+
+        `once_more`: also if somebody else has already seen to that, but may have been suspended before it was done.
+        """
+        waiting = [(number, slot) for slot, number in enumerate(self.numbers()) if number > CHOOSING]
+        if waiting:
+            head = min(waiting)
+            self._unpark(head[1], AWAKE)
+            if once_more and self.words[ATTENTION]:
+                self.machine.unpark(record_of(self.slots, head[1]) + PARK)
+            if len(waiting) > FAR:
+                # the one behind it is next to be the head, and must not find out at the end of a long nap only
+                waiting.remove(head)
+                self._unpark(min(waiting)[1], PARKED)
+
+    def _unpark(self, slot: int, from_above: int) -> None:
+        park = record_of(self.slots, slot) + PARK
+        if self.words[park] > from_above:
+            self.words[park] = AWAKE
+            self.machine.unpark(park)
+
+    def wake_if_free(self) -> None:
+        """After a place in line was given up: wake the head if the lock is free, for nobody else will."""
+        self.machine.new_fence()()
+        if not self.is_held():
+            self.wake()
+
+    def wake_unless_held(self) -> None:
+        """The same, right after a fence, for one who is about to wait.
+
+        If it is a signal handler, its own flow may have been interrupted on the way to wake the head.
+        """
+        if not self.is_held():
+            self.wake(once_more=True)
+
+    def release_for_another(self, *_exit_arguments: object) -> None:
+        """Release a lock that another thread acquired, of this or another process.
+
+        Raises ValueError if nobody holds the lock.
+        """
+        # Under the claim lock, so that the holder can tell one that is about to be through from one that has died.
+        self.table.exclusively(self._clear_for_another, NAP)
+        self.machine.new_fence()()
+        self.wake()
+
+    def _clear_for_another(self) -> bool:
+        words = self.words
+        held = words[OWNER]
+        if not words[held]:
+            raise ValueError(
+                f"release of lock {self.memory.name}, which nobody holds: it was released twice, or never acquired (or "
+                f"its holder died, and another process has already taken it over and released it)"
+            )
+        record = held - HELD
+        entered = words[record + ENTERED]
+        # These before the lock is free: its holder could acquire and release again, and miss that this counts.
+        words[record + LEFT_BY_OTHERS] = 2 * entered
+        words[FOREIGN] = 1
+        words[ATTENTION] = 1
+        if self.machine.order is not None:
+            self.machine.order()
+        words[held] = 0
+        words[record + LEFT_BY_OTHERS] = 2 * entered + 1
+        return True
+
+    def left_by_others(self, word: int, entered: int) -> int:
+        """The last acquisition that LEFT_BY_OTHERS, in `word`, says to have been released by another thread.
+
+        Just after acquisition `entered` was released through the slot. Whoever died on the way to release that one for
+        us has not done so, or it would be somebody else's lock that we go on to release.
+        """
+        mark = self.words[word]
+        if mark == 2 * entered:
+            mark = self.table.exclusively(lambda: self.words[word], NAP)
+        return mark >> 1 if mark & 1 else 0

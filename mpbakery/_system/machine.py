@@ -1,0 +1,27 @@
+"""The machine that the protocol really runs on: its clock, its fences, and its ways to wait."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final
+
+from mpbakery._system import fence, park
+
+#: How often a waiter looks at the word that it waits for before it yields, and how often it yields before it parks.
+SPINS: Final = 200
+YIELDS: Final = 20
+
+
+class ThisMachine(park.Parker):
+    """Time, fences and parking for one lock's memory."""
+
+    __slots__ = ()
+
+    spins = SPINS
+    yields = YIELDS
+    order = fence.order
+    clock = staticmethod(time.monotonic)
+    new_fence = staticmethod(fence.new_fence)
+    yield_ = staticmethod(os.sched_yield)
+    nap = staticmethod(park.nap)

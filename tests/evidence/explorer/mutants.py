@@ -1,0 +1,368 @@
+"""The protocol, broken by one small change each: the explorer has to find every one of them.
+
+Each mutant is named by what it breaks, and goes with the scenario and the memory model that show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from protocol import Change
+from simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of the protocol, and where to look for what it does."""
+
+    scenario: str
+    model: str
+    changes: tuple[Change, ...]
+    #: the pre-emptions that it takes to show, if it is not found at random; None for any number
+    bound: int | None = 2
+
+
+def one_change(scenario: str, model: str, module: str, old: str, new: str, *, bound: int | None = 2) -> Mutant:
+    """A mutant that differs in one place."""
+    return Mutant(scenario, model, (Change(module, old, new),), bound)
+
+
+MUTANTS: Final = {
+    "no CHOOSING": Mutant(
+        "2x1",
+        SEQUENTIAL,
+        (
+            Change("bakery", "words[number] = CHOOSING", "words[number] = IDLE"),
+            Change("waiter", "words[slot.number] = CHOOSING", "words[slot.number] = 0"),
+        ),
+    ),
+    "no fence A, where one finds itself alone": one_change(
+        "2x1",
+        TOTAL_STORE_ORDER,
+        "bakery",
+        """\
+                if not slot.may_be_taken:
+                    slot.may_be_taken = True
+                    slot.take()
+                elif not slot.take(False):
+                    slot.refence()
+                at_head""",
+        "                at_head",
+    ),
+    "no fence A, before a ticket": one_change(
+        "3x1",
+        TOTAL_STORE_ORDER,
+        "waiter",
+        """\
+        if not slot.take(False):
+            slot.refence()
+        if words[HIGH]""",
+        "        if words[HIGH]",
+    ),
+    "no fence B": one_change(
+        "3x1",
+        TOTAL_STORE_ORDER,
+        "waiter",
+        """\
+        if not slot.take(False):
+            slot.refence()
+        self._ticket""",
+        "        self._ticket",
+    ),
+    "the place is given up before the owner is set": one_change(
+        "2x1",
+        SEQUENTIAL,
+        "bakery",
+        "                            slot.times[held] = token\n",
+        """\
+                            words[number] = IDLE
+                            slot.times[held] = token
+""",
+    ),
+    "the place may be seen given up before the owner is seen": one_change(
+        "2x1",
+        PARTIAL_STORE_ORDER,
+        "bakery",
+        "                                order()  # or",
+        "                                # or",
+    ),
+    "a ticket is read while its owner is in the doorway": one_change(
+        "2x1", SEQUENTIAL, "waiter", "if number and (number, slot) < mine", "if number > 1 and (number, slot) < mine"
+    ),
+    "a ticket as high as the highest": one_change(
+        "2x2", SEQUENTIAL, "waiter", "max(self._line.numbers()) + 1", "max(2, *self._line.numbers())"
+    ),
+    "no wake after release": one_change("2x1", SEQUENTIAL, "seats", "            self.line.attend()\n", ""),
+    "no fence in release": one_change(
+        "2x1",
+        TOTAL_STORE_ORDER,
+        "seats",
+        """\
+        try:
+            self.free()
+        except RuntimeError:
+            self.refree()
+""",
+        "",
+    ),
+    "no look before parking": one_change(
+        "2x1", SEQUENTIAL, "waiter", "if words[word] == value and slot.generation is self.generation:", "if True:"
+    ),
+    "no fence before parking": one_change(
+        "2x1",
+        TOTAL_STORE_ORDER,
+        "waiter",
+        """\
+        fence()
+        if words[word] == value and""",
+        "        if words[word] == value and",
+    ),
+    "attention called for again without a second look at the line": one_change(
+        "3x1",
+        SEQUENTIAL,
+        "line",
+        "                self.wake_if_free()  # whoever",
+        "                pass  # whoever",
+        bound=3,
+    ),
+    "attention withdrawn without a second look": one_change(
+        "3x1",
+        SEQUENTIAL,
+        "line",
+        """\
+            if self._deserves_attention():
+                self.words[ATTENTION] = 1
+                self.wake_if_free()""",
+        """\
+            if False:
+                pass""",
+    ),
+    "no wake after giving up": one_change(
+        "timeouts",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                slot.busy = nested
+                slot.line.wake_if_free()
+            except""",
+        """\
+                slot.busy = nested
+            except""",
+    ),
+    "a place is kept after giving up": one_change(
+        "timeouts",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                    words[number] = IDLE
+                else:
+                    slot.heir = self._seats
+                    continue
+                slot.announced = announced  # or""",
+        """\
+                    pass
+                else:
+                    slot.heir = self._seats
+                    continue
+                slot.announced = announced  # or""",
+    ),
+    "a place is kept after an exception": one_change(
+        "raising",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                    words[number] = IDLE
+                    slot.deciding = None
+                    slot.announced""",
+        """\
+                    slot.deciding = None
+                    slot.announced""",
+    ),
+    "the lock is kept after an exception": one_change(
+        "raising", PARTIAL_STORE_ORDER, "bakery", "                        words[slot.held] = 0\n", ""
+    ),
+    "an undo that does not check its token": one_change(
+        "again while held", SEQUENTIAL, "bakery", "if token and slot.times[slot.held] == token:", "if True:"
+    ),
+    "a handler's place is not noticed after the ticket": Mutant(
+        "handlers twice",
+        SEQUENTIAL,
+        (
+            Change(
+                "waiter",
+                "if slot.generation is not self.generation and not self._doorway():",
+                "if self.generation is None and not self._doorway():",
+            ),
+            Change("waiter", "if slot.generation is generation:", "if True:"),
+            Change("bakery", "generation = waiter.generation", "generation = slot.generation"),
+        ),
+    ),
+    "a handler's place is not noticed before the owner is set": one_change(
+        "handlers twice", SEQUENTIAL, "bakery", " and slot.generation is generation:\n", ":\n"
+    ),
+    "a handler goes on with the ticket that it finds": one_change(
+        "handlers, three",
+        SEQUENTIAL,
+        "bakery",
+        """\
+            slot.generation = object()
+            slot.deciding = None
+            if not""",
+        """\
+            slot.deciding = None
+            if not""",
+    ),
+    "a handler that does not see that its thread is about to enter": one_change(
+        "handlers anywhere",
+        SEQUENTIAL,
+        "bakery",
+        "while slot.deciding is slot.generation and not line.is_held():",
+        "while False:",
+    ),
+    "takeover by one who is not the head": Mutant(
+        "death of a holder",
+        SEQUENTIAL,
+        (
+            Change(
+                "waiter",
+                """\
+            if ahead:
+                number, place""",
+                """\
+            if ahead and not self._line.owner_died(at_once=True):
+                number, place""",
+            ),
+            Change("waiter", "self._pause(*obstacle, ahead)", "self._pause(*obstacle, [])"),
+        ),
+    ),
+    "a living owner is taken for dead": one_change(
+        "3x1 with time",
+        SEQUENTIAL,
+        "waiter",
+        "if not line.owner_died(at_once=True) or line.words[held] != since or",
+        "if line.words[held] != since or",
+    ),
+    "an owner that released and then ended is taken for a dead holder": one_change(
+        "death of a holder, two", SEQUENTIAL, "waiter", " or line.words[held] != since or", " or"
+    ),
+    "a death is not told": one_change(
+        "deaths", SEQUENTIAL, "waiter", "announce = slot.announced != since", "announce = False"
+    ),
+    "a dead owner is waited for": one_change(
+        "deaths", SEQUENTIAL, "waiter", "self.recovering = held", "self.recovering = 0"
+    ),
+    "a dead waiter is waited for": one_change(
+        "deaths",
+        SEQUENTIAL,
+        "waiter",
+        "return line.table.is_dead(ahead[-1][1]) and line.table.reap(ahead[-1][1], self.deadline)",
+        "return False",
+    ),
+    "a dead slot is cleared outside the claim lock": one_change(
+        "a newcomer, and one dead in line",
+        SEQUENTIAL,
+        "slots",
+        "return bool(self._exclusively(lambda: self._reap(slot, mine, thorough=True), deadline))",
+        "return self._reap(slot, mine, thorough=True)",
+    ),
+    "claims do not exclude one another": one_change(
+        "two newcomers", SEQUENTIAL, "slots", "return self._claims.try_lock(self._place)", "return True"
+    ),
+    "a slot is claimed that still stands in OWNER": one_change(
+        "a newcomer", SEQUENTIAL, "slots", "if holds else (0, 0)", "if False else (0, 0)"
+    ),
+    "no wake after a release for another": one_change(
+        "released by another",
+        SEQUENTIAL,
+        "line",
+        """\
+        self.machine.new_fence()()
+        self.wake()
+
+    def _clear""",
+        """\
+
+    def _clear""",
+    ),
+    "an owner does not see that another has released for it": one_change(
+        "released by one whom another released", SEQUENTIAL, "line", "return mark >> 1 if mark & 1 else 0", "return 0"
+    ),
+    "a handler does not wake whom its own flow was about to wake": one_change(
+        "handlers", SEQUENTIAL, "line", "self.wake(once_more=True)", "self.wake()"
+    ),
+    "a handler leaves its flow to sleep in a line in which it does not stand": one_change(
+        "handlers twice",
+        SEQUENTIAL,
+        "bakery",
+        "                slot.words[slot.park] = AWAKE\n",
+        "                pass\n",
+    ),
+    "attention may be seen called for before its reason is seen": one_change(
+        "3x1",
+        PARTIAL_STORE_ORDER,
+        "waiter",
+        "            self._line.machine.order()  # ATTENTION must",
+        "            pass  # ATTENTION must",
+    ),
+    "no wake after an exception": one_change(
+        "raising",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                    slot.line.wake_if_free()
+                raise""",
+        "                raise",
+    ),
+    "an acquisition that was undone counts as not released yet": one_change(
+        "released after an exception", PARTIAL_STORE_ORDER, "bakery", "slot.left = slot.left + 1", "pass"
+    ),
+    "a slot is claimed before those who clear away the dead look at it": one_change(
+        "two newcomers",
+        SEQUENTIAL,
+        "slots",
+        "        # HIGH before PID",
+        """\
+        words[record + PID] = process.pid
+        # HIGH before PID""",
+    ),
+    "an owner takes one who died on the way to release for it for one who has": one_change(
+        "released by another, who may die",
+        SEQUENTIAL,
+        "line",
+        "return mark >> 1 if mark & 1 else 0",
+        "return mark >> 1",
+    ),
+    "an owner does not wait until it can see whether another has released for it": one_change(
+        "released by one whom another is releasing", SEQUENTIAL, "line", "if mark == 2 * entered:", "if False:"
+    ),
+    "a release for another may be seen before its mark is": one_change(
+        "released by one whom another is releasing",
+        PARTIAL_STORE_ORDER,
+        "line",
+        """\
+            self.machine.order()
+        words[held] = 0""",
+        """\
+            pass
+        words[held] = 0""",
+    ),
+    "a release for another is forgotten when attention is withdrawn": one_change(
+        "released by one whom another released", SEQUENTIAL, "line", "        words[FOREIGN] = 1\n", ""
+    ),
+    "one who was to take over from a dead owner does so after its handler has": one_change(
+        "a dead owner's slot, and handlers",
+        TOTAL_STORE_ORDER,
+        "waiter",
+        """\
+        self.recovering = 0
+        # No call""",
+        "        # No call",
+    ),
+    "a death is told by one who is not the head any more": one_change(
+        "a dead owner, and handlers", SEQUENTIAL, "waiter", " or slot.generation is not self.generation:\n", ":\n"
+    ),
+    "a death is told once more after a handler that gave up": one_change(
+        "a dead owner, and handlers", SEQUENTIAL, "bakery", "                        announced = slot.announced\n", ""
+    ),
+}
