@@ -20,6 +20,7 @@ MODULES: Final = (
     "_protocol.slots",
     "_protocol.permits",
     "_protocol.waiting_room",
+    "_primitives.shared_room",
     "_primitives.event",
     "_primitives.condition",
 )
