@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mpbakery._primitives import snapshot
 from mpbakery._primitives.rlock import RLock
-from mpbakery._primitives.shared import DEFAULT_SLOTS, needs_descriptor
+from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._primitives.shared_room import SharedRoom
 from mpbakery._primitives.snapshot import Owner
 from mpbakery._protocol.bakery import deadline_of
@@ -49,7 +49,7 @@ class Barrier(SharedRoom):
         slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
             process that has waited once keeps a place.
         name: what messages call the barrier, at most 64 bytes of UTF-8; made up if None.
-        ctx: the multiprocessing context whose processes will use it, None for the default one.
+        ctx: a multiprocessing context, as in multiprocessing; processes of every start method can use it.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, or out of range.
@@ -80,7 +80,7 @@ class Barrier(SharedRoom):
             raise ValueError(f"parties is {number}: parties must be >= 1, as many as wait for each other")
         deadline_of(True, timeout, None, lambda: 0.0)
         self._assemble(_Guard(slots=slots, name=name, ctx=ctx), action, timeout)
-        self._create(slots=slots, name=name, descriptor=needs_descriptor(ctx), value=number)
+        self._create(slots=slots, name=name, ctx=ctx, value=number)
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait until all parties have come.

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from mpbakery._errors import NotOwnedError
 from mpbakery._primitives.lock import Lock
 from mpbakery._primitives.rlock import RLock
-from mpbakery._primitives.shared import DEFAULT_SLOTS, needs_descriptor
+from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._primitives.shared_room import SharedRoom
 from mpbakery._protocol.bakery import deadline_of, of_thread
 from mpbakery._protocol.waiting_room import Place
@@ -29,7 +29,7 @@ class Condition(SharedRoom):
         slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
             process that has waited once keeps a place.
         name: what messages call the condition, at most 64 bytes of UTF-8; made up if None.
-        ctx: the multiprocessing context whose processes will use it; None for that of the lock, or the default one.
+        ctx: a multiprocessing context, as in multiprocessing; processes of every start method can use it.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, or out of range.
@@ -54,9 +54,8 @@ class Condition(SharedRoom):
             lock = RLock(slots=slots, name=name, ctx=ctx)
         elif not isinstance(lock, Lock):
             raise TypeError(f"lock is {lock!r}: give an mpbakery.Lock or RLock, or None for a new one")
-        descriptor = needs_descriptor(ctx) if ctx is not None else lock._memory.descriptor >= 0
         self._assemble(lock)
-        self._create(slots=slots, name=name, descriptor=descriptor)
+        self._create(slots=slots, name=name, ctx=ctx, link=lock._memory.identity)
 
     @of_thread("_lock.acquire")
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:  # type: ignore[empty-body]

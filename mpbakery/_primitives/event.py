@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multiprocessing.context import BaseContext
 
-from mpbakery._primitives.shared import DEFAULT_SLOTS, needs_descriptor
+from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._primitives.shared_room import SharedRoom
 from mpbakery._protocol.bakery import deadline_of
 from mpbakery._system.layout import EVENT, FIRST_TICKET, FLAG, IDLE
@@ -20,7 +20,7 @@ class Event(SharedRoom):
         slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
             process that has waited once keeps a place.
         name: what messages call the event, at most 64 bytes of UTF-8; made up if None.
-        ctx: the multiprocessing context whose processes will use it, None for the default one.
+        ctx: a multiprocessing context, as in multiprocessing; processes of every start method can use it.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, or out of range.
@@ -33,7 +33,7 @@ class Event(SharedRoom):
     _noun = "event"
 
     def __init__(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, ctx: BaseContext | None = None) -> None:
-        self._create(slots=slots, name=name, descriptor=needs_descriptor(ctx))
+        self._create(slots=slots, name=name, ctx=ctx)
 
     def is_set(self) -> bool:
         """Whether the event is set."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from mpbakery._errors import MpbakeryError, OwnerDiedWarning
 from mpbakery._primitives import snapshot
-from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, needs_descriptor
+from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared
 from mpbakery._primitives.snapshot import Owner, Statistics
 from mpbakery._protocol.bakery import Bakery
 from mpbakery._system.layout import LOCK, OWNER
@@ -35,8 +35,7 @@ class Lock(Bakery, Shared):
         name: what messages call the lock, at most 64 bytes of UTF-8; made up if None.
         robust: whether the lock is taken over from an owner that died; if not, it stays locked until somebody
             releases it.
-        ctx: the multiprocessing context whose processes will use it, None for the default one. A lock for fork needs
-            no descriptor; one for spawn or forkserver keeps an unlinked file in memory open.
+        ctx: a multiprocessing context, as in multiprocessing; the lock goes to processes of every start method.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, or out of range.
@@ -60,7 +59,7 @@ class Lock(Bakery, Shared):
         robust: bool = True,
         ctx: BaseContext | None = None,
     ) -> None:
-        self._create(slots=slots, name=name, robust=robust, descriptor=needs_descriptor(ctx))
+        self._create(slots=slots, name=name, robust=robust, ctx=ctx)
 
     def _set_up(self, machine: ThisMachine) -> None:
         Bakery.__init__(self, self._memory, self._table, machine, self._announcer())

@@ -7,7 +7,7 @@ from multiprocessing.context import BaseContext
 from typing import Final
 
 from mpbakery._primitives import snapshot
-from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, needs_descriptor
+from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared
 from mpbakery._primitives.snapshot import SemaphoreStatistics
 from mpbakery._protocol.permits import PermitBakery
 from mpbakery._system.layout import BOUNDED_SEMAPHORE, SEMAPHORE, VALUE_AT
@@ -27,7 +27,7 @@ class Semaphore(PermitBakery, Shared):
         value: how many permits there are in the beginning; 0 to 2147483647.
         slots: how many threads, in all processes together, can use the semaphore at the same time; 1 to 65536.
         name: what messages call the semaphore, at most 64 bytes of UTF-8; made up if None.
-        ctx: the multiprocessing context whose processes will use it, None for the default one.
+        ctx: a multiprocessing context, as in multiprocessing; processes of every start method can use it.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong kind, or out of range.
@@ -53,7 +53,7 @@ class Semaphore(PermitBakery, Shared):
             raise TypeError(f"value is {value!r}: give a whole number, from 0 to {MOST_PERMITS}") from None
         if not 0 <= number <= MOST_PERMITS:
             raise ValueError(f"value is {number}: give a number from 0 to {MOST_PERMITS}")
-        self._create(slots=slots, name=name, descriptor=needs_descriptor(ctx), value=number)
+        self._create(slots=slots, name=name, ctx=ctx, value=number)
 
     def get_value(self) -> int:
         """How many permits can be had at this moment."""

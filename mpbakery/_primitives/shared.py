@@ -1,4 +1,4 @@
-"""What lives in one shared mapping, and how it travels between processes: by fork, by descriptor, or by name."""
+"""What lives in shared memory, and how it travels between processes: by fork, as a place in a segment, or by name."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from multiprocessing import context, reduction
+from multiprocessing import context
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar, Final, TypeVar
 
-from mpbakery._errors import ClaimFileLostError, SharingError, UnknownLockError
+from mpbakery._errors import SharingError, UnknownLockError
 from mpbakery._protocol.slots import SlotTable
 from mpbakery._system import identity
-from mpbakery._system.claims import ClaimFile
-from mpbakery._system.files import claim_file
 from mpbakery._system.layout import MAX_SLOTS, NAME_BYTES
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import Memory, attach, create
+from mpbakery._system.segments import Segment
 
 #: How many threads can use what is shared at the same time, unless told otherwise.
 DEFAULT_SLOTS: Final = 1024
@@ -33,12 +32,10 @@ _S = TypeVar("_S", bound="Shared")
 #: Everything of this process by its identity, and what `register` keeps alive.
 _known: weakref.WeakValueDictionary[bytes, Shared] = weakref.WeakValueDictionary()
 _registered: dict[bytes, Shared] = {}
-#: The claim file of all that this process and its forked children make without a descriptor of their own.
-_family_claims: ClaimFile | None = None
 
 
 class Shared:
-    """Something that processes share, in a mapping with slots for their threads."""
+    """Something that processes share, in memory with slots for their threads."""
 
     __slots__ = ()  # the two below are slots of its subclasses: of several bases, only one can have any
 
@@ -52,22 +49,34 @@ class Shared:
     _memory: Memory
     _table: SlotTable
 
-    def _create(self, *, slots: int, name: str | None, descriptor: bool, robust: bool = True, value: int = 0) -> None:
-        """Make the memory, behind a descriptor or for fork alone; `value` is for the use of whatever this is."""
+    def _create(
+        self,
+        *,
+        slots: int,
+        name: str | None,
+        ctx: BaseContext | None,
+        robust: bool = True,
+        value: int = 0,
+        link: bytes = b"",
+    ) -> None:
+        """Make the memory; `value` and `link` are for the use of whatever this is."""
+        _check_context(ctx)
         memory = create(
             self._kind,
             _checked_slots(slots),
             name=_checked_name(name, self._noun),
             robust=bool(robust),
             namespace=identity.this_namespace(),
-            descriptor=descriptor,
             value=value,
+            link=link,
+            others=len(_known),
         )
-        self._adopt(memory, ClaimFile(memory.descriptor, owned=True) if memory.descriptor >= 0 else _claims_of_family())
+        self._adopt(memory)
 
-    def _adopt(self, memory: Memory, claims: ClaimFile) -> None:
+    def _adopt(self, memory: Memory) -> None:
         self._memory = memory  # type: ignore[misc]
         machine = ThisMachine(memory.mapping)
+        claims = memory.segment.claims
         self._table = SlotTable(memory, claims, identity, machine, keeping=self._keeping)  # type: ignore[misc]
         self._set_up(machine)
         _known[memory.identity] = self
@@ -101,15 +110,7 @@ class Shared:
         memory = self._memory
         if context.get_spawning_popen() is None:
             return find, (memory.identity, memory.name)
-        if memory.descriptor < 0:
-            raise SharingError(
-                f"{memory.kind} {memory.name} was made for the fork start method, and cannot follow into a process "
-                f"that is started another way: make it with ctx=, as in "
-                f"{memory.kind}(ctx=multiprocessing.get_context('spawn'))"
-            )
-        if not self._table.has_intact_claims():
-            raise ClaimFileLostError(memory.name, memory.descriptor)
-        return receive, (reduction.DupFd(memory.descriptor), memory.identity, memory.name, type(self), self._parts())
+        return receive, (memory.segment, memory.place, memory.identity, memory.name, type(self), self._parts())
 
     def _parts(self) -> tuple[Any, ...]:
         """What else a process that is being started needs, for `_assemble`."""
@@ -150,17 +151,15 @@ def register(*locks: Shared) -> None:
 
 
 def needs_descriptor(ctx: BaseContext | None) -> bool:
-    """Whether the processes of a context can be sent memory behind a descriptor only."""
-    return _start_method(ctx) != "fork"
+    """Whether the processes of a context, None for the default one, inherit nothing but what is behind a descriptor."""
+    ctx = multiprocessing.get_context() if ctx is None else ctx
+    _check_context(ctx)
+    return ctx.get_start_method() != "fork"
 
 
-def _start_method(ctx: BaseContext | None) -> str:
-    if ctx is None:
-        ctx = multiprocessing.get_context()
-    try:
-        return str(ctx.get_start_method())
-    except AttributeError:
-        raise TypeError(f"ctx is {ctx!r}: give a context, as in ctx=multiprocessing.get_context('spawn')") from None
+def _check_context(ctx: BaseContext | None) -> None:
+    if ctx is not None and not hasattr(ctx, "get_start_method"):
+        raise TypeError(f"ctx is {ctx!r}: give a context, as in ctx=multiprocessing.get_context('spawn')")
 
 
 def _checked_slots(slots: int) -> int:
@@ -185,13 +184,6 @@ def _checked_name(name: str | None, noun: str) -> str:
     if size > NAME_BYTES or "\0" in name:
         raise ValueError(f"name is {name!r}: give at most {NAME_BYTES} bytes of UTF-8 without a NUL, or None")
     return name
-
-
-def _claims_of_family() -> ClaimFile:
-    global _family_claims
-    if _family_claims is None or not _family_claims.is_intact():
-        _family_claims = ClaimFile(claim_file(), owned=False)
-    return _family_claims
 
 
 class _UnknownLock:
@@ -244,20 +236,20 @@ def _in_arriving_task() -> bool:
     return False
 
 
-def receive(sent: Any, identity: bytes, name: str, kind: type[_S], parts: tuple[Any, ...]) -> _S:
+def receive(segment: Segment, place: int, identity: bytes, name: str, kind: type[_S], parts: tuple[Any, ...]) -> _S:
     """What was sent to a process that is starting."""
-    descriptor: int = sent.detach()
     known = _known.get(identity)
     if isinstance(known, kind):
-        known._table.exclusively_close(descriptor)
         return known
-    claims = ClaimFile(descriptor, owned=True)
-    memory = attach(descriptor, kind._kind)
+    memory = attach(segment, place, kind._kind)
     if memory.identity != identity:
-        raise SharingError(f"descriptor {descriptor} is {memory.kind} {memory.name}, not {name}, which was announced")
+        raise SharingError(
+            f"at place {place} of segment {segment.identity:x} is {memory.kind} {memory.name}, not {name}, which was "
+            f"announced: only what mpbakery itself sends can be used"
+        )
     shared = kind.__new__(kind)
     shared._assemble(*parts)
-    shared._adopt(memory, claims)
+    shared._adopt(memory)
     return shared
 
 

@@ -1,7 +1,7 @@
 """What the protocol and the slot table see of the world: memory, slots, processes, time. Nothing here does anything.
 
-The same code runs over the real mapping (`_memory`, `_machine`, `_identity`, `_claims`), and over a simulation of
-them that decides at each of these calls who goes on.
+The same code runs over the real machine (`memory`, `machine`, `identity`, `claims` in `_system`), and over a
+simulation of them that decides at each of these calls who goes on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SharedMemory(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def identity(self) -> bytes: ...
+    def place(self) -> int: ...
     @property
     def namespace(self) -> int: ...
 

@@ -82,7 +82,7 @@ class SlotTable:
         self._processes = processes
         self._machine = machine
         # which byte of the claim file stands for this lock; that the byte exists is not needed
-        self._place = int.from_bytes(memory.identity[:8], "little") >> 2
+        self._place = memory.place
         self.renew()
 
     def renew(self) -> None:

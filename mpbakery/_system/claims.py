@@ -13,11 +13,7 @@ from mpbakery._system.files import OwnFile
 
 
 class ClaimFile(OwnFile):
-    """The file whose record locks guard the claiming of slots.
-
-    It is one for all locks of a family of forked processes, since descriptors are scarce, or the lock's own where its
-    memory has a descriptor anyhow.
-    """
+    """The file whose record locks guard the claiming of slots: it is that of the segment in which the slots are."""
 
     __slots__ = ("unlock",)
 

@@ -1,7 +1,9 @@
-"""The layout of the memory of one primitive: the name of every word in it, and where it is.
+"""The layout of shared memory: the name of every word in it, and where it is.
 
 All words are 64 bits, native byte order, aligned. The layout is an interface of its own, for readers from outside:
 `MAGIC` and `VERSION` say that it is this one.
+
+A segment is a header of its own, and then places; in each there is one primitive (see `segments`):
 
     header    words 0 to 31, see below; HIGH is its last word
     numbers   one word a slot, right behind HIGH, so that one comparison covers HIGH and the whole waiting room
@@ -23,7 +25,8 @@ MAGIC_AT: Final = 0
 VERSION_AT: Final = 1
 SLOTS_AT: Final = 2
 ROBUST_AT: Final = 3
-IDENTITY_AT: Final = 4  # two words, random
+IDENTITY_AT: Final = 4  # two words: the identity of the segment, and which of its process's primitives this is
+IDENTITY_BYTES: Final = 16
 NAMESPACE_AT: Final = 6
 NOBODY: Final = 7  # always 0: where OWNER points before the first acquisition
 OWNER: Final = 8  # the HELD word of the slot that entered last; written by the head of the queue alone
@@ -38,6 +41,9 @@ NAME_BYTES: Final = 64
 FLAG: Final = 24  # not 0 if an event is set, or a barrier broken
 TAKEN: Final = 25  # how many permits of a semaphore were taken; written by the head of the queue alone
 HUNGRY: Final = 26  # not 0 if the head of a semaphore's queue waits for a permit
+PREV: Final = 27  # the HELD word of the slot that entered before the last; written by the head of the queue alone
+TENURE_AT: Final = 28  # a double: for how many seconds who entered through the line may come again without it
+LINK_AT: Final = 29  # two words: in a condition, the identity of its lock
 HIGH: Final = 31  # how many slots, from slot 0 on, were ever claimed; written under the claim lock
 NUMBERS: Final = 32  # number[slot]: IDLE, CHOOSING, or a ticket
 
@@ -61,8 +67,9 @@ GIVEN: Final = ENTERED  # in a semaphore: how many permits were given back throu
 LEFT_BY_OTHERS: Final = 6  # which of these (by its count, doubled) another thread set out to release; plus 1 when done
 PARK: Final = 7  # the futex word: AWAKE, or how the slot's thread is parked
 ARRIVED: Final = 8  # a double: when the thread that waits came to the doorway (monotonic seconds)
-PROCESS_NAME: Final = 9  # seven words, UTF-8, zero padded
-PROCESS_NAME_BYTES: Final = 56
+DEADLINE: Final = 9  # a double: when the thread that waits gives up (monotonic seconds), 0 for never
+PROCESS_NAME: Final = 10  # six words, UTF-8, zero padded
+PROCESS_NAME_BYTES: Final = 48
 
 AWAKE: Final = 0
 PARKED: Final = 1
@@ -81,8 +88,19 @@ GUARD: Final = 8  # the lock inside a barrier
 KINDS: Final = ("", "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Barrier")
 
 MAGIC: Final = int.from_bytes(b"mpbakery", "little")
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_SLOTS: Final = 1 << 16
+
+# The header of a segment; but for USED_AT, written once.
+SEGMENT_MAGIC: Final = int.from_bytes(b"mpbakseg", "little")
+SEGMENT_MAGIC_AT: Final = 0
+SEGMENT_VERSION_AT: Final = 1
+SEGMENT_SIZE_AT: Final = 2  # bytes
+SEGMENT_IDENTITY_AT: Final = 3
+USED_AT: Final = 4  # up to which byte there are places: each begins with its own header, which tells how long it is
+#: The bytes that a place is a multiple of, and the first place.
+PLACE_UNIT: Final = 4096
+FIRST_PLACE: Final = PLACE_UNIT
 
 
 def record_of(slots: int, slot: int) -> int:
@@ -99,12 +117,12 @@ def slot_of(slots: int, held: int) -> int:
 
 
 def size_of(slots: int) -> int:
-    """The bytes of a mapping with that many slots."""
+    """The bytes of the memory of a primitive with that many slots."""
     return record_of(slots, slots + 1) * WORD
 
 
 def span_of(word: int, size: int) -> slice:
-    """The bytes of a mapping that start at `word`."""
+    """The bytes of a place that start at `word`."""
     return slice(word * WORD, word * WORD + size)
 
 

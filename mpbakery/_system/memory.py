@@ -3,62 +3,74 @@
 from __future__ import annotations
 
 import functools
-import mmap
+import itertools
 import operator
-import os
 import struct
 from collections.abc import Callable, Iterator
 from typing import Final, cast
 
 from mpbakery._errors import SharingError
+from mpbakery._system import segments
 from mpbakery._system.fence import release_offset, storing_release_offset
-from mpbakery._system.files import anonymous_file, is_sealed
 from mpbakery._system.layout import (
     IDENTITY_AT,
+    IDENTITY_BYTES,
     KIND_AT,
     KINDS,
+    LINK_AT,
     MAGIC,
+    MAGIC_AT,
     MAX_SLOTS,
     NAME_AT,
     NAME_BYTES,
     NAMESPACE_AT,
     NOBODY,
+    NUMBERS,
     OWNER,
+    PREV,
     ROBUST_AT,
     SCRATCH,
     SLOTS_AT,
     VERSION,
+    VERSION_AT,
     WORD,
     padded,
     size_of,
     span_of,
 )
+from mpbakery._system.segments import Segment
 
 
 class Memory:
-    """The mapping of one lock.
+    """The memory of one primitive, at its place in a segment.
 
     `words` loads and stores single words, `times` those that are doubles; `mapping` is all of it, as bytes.
     """
 
-    __slots__ = ("descriptor", "identity", "mapping", "name", "namespace", "robust", "slots", "times", "words")
+    __slots__ = ("identity", "mapping", "name", "namespace", "place", "robust", "segment", "slots", "times", "words")
 
-    def __init__(self, mapping: mmap.mmap, descriptor: int) -> None:
-        self.mapping = mapping
-        self.words = memoryview(mapping).cast("Q")
-        self.times = memoryview(mapping).cast("d")
-        self.descriptor = descriptor
+    def __init__(self, segment: Segment, place: int, size: int) -> None:
+        self.segment = segment
+        self.place = place
+        self.mapping = segment.view(place, size)
+        self.words = self.mapping.cast("Q")
+        self.times = self.mapping.cast("d")
         words = self.words
         self.slots: int = words[SLOTS_AT]
         self.robust = bool(words[ROBUST_AT])
         self.namespace: int = words[NAMESPACE_AT]
-        self.identity = bytes(mapping[span_of(IDENTITY_AT, 2 * WORD)])
+        self.identity = bytes(self.mapping[span_of(IDENTITY_AT, IDENTITY_BYTES)])
         self.name = self.text(NAME_AT, NAME_BYTES)
 
     @property
     def kind(self) -> str:
         """The name of the class that a user makes to have what lives here."""
         return KINDS[self.words[KIND_AT]]
+
+    @property
+    def link(self) -> bytes:
+        """In a condition, the identity of its lock; else zeros."""
+        return bytes(self.mapping[span_of(LINK_AT, IDENTITY_BYTES)])
 
     def text(self, word: int, size: int) -> str:
         """The zero-padded UTF-8 text that starts at `word`; a reader may meet it half written."""
@@ -133,52 +145,58 @@ class LateWord:
 
 _RELEASE: Final = struct.Struct("Q?")
 _EXIT: Final = struct.Struct("Q????")
-_HEADER: Final = struct.Struct(f"4Q16s3Q{WORD * (KIND_AT - OWNER - 1)}x2Q{NAME_BYTES}s")
+#: What a new header has that is not zero, as far as NAME_AT, and from PREV on.
+_HEADER: Final = struct.Struct(f"9Q{WORD * (KIND_AT - OWNER - 1)}x2Q{NAME_BYTES}s")
+_REST: Final = struct.Struct(f"Qd{IDENTITY_BYTES}s")
+
+#: Which of its process's primitives is which.
+_serials: Final = itertools.count(1)
 
 
 def create(
-    kind: int, slots: int, *, name: str, robust: bool, namespace: int, descriptor: bool, value: int = 0
+    kind: int,
+    slots: int,
+    *,
+    name: str,
+    robust: bool,
+    namespace: int,
+    value: int = 0,
+    link: bytes = b"",
+    others: int = 0,
 ) -> Memory:
-    """A new mapping: anonymous, so that it is inherited by fork alone, or behind a descriptor that can be sent on.
+    """New memory; `others` is how many primitives are in use.
 
     Raises OSError where the system gives no memory or descriptor for it.
     """
     size = size_of(slots)
-    file = anonymous_file(size) if descriptor else -1
+    segment, place = segments.take(size, others)
     try:
-        mapping = mmap.mmap(file, size)
-    except BaseException:
-        if descriptor:
-            os.close(file)
-        raise
-    identity = os.urandom(16)
-    text = padded(name, NAME_BYTES)
-    _HEADER.pack_into(mapping, 0, MAGIC, VERSION, slots, robust, identity, namespace, 0, NOBODY, kind, value, text)
-    return Memory(mapping, file)
+        text = padded(name, NAME_BYTES)
+        identity = segment.identity, next(_serials)
+        header = MAGIC, VERSION, slots, robust, *identity, namespace, 0, NOBODY, kind, value, text
+        _HEADER.pack_into(segment.mapping, place, *header)
+        _REST.pack_into(segment.mapping, place + PREV * WORD, NOBODY, 0.0, link)
+    finally:
+        segment.give_back()
+    return Memory(segment, place, size)
 
 
-def attach(descriptor: int, kind: int) -> Memory:
-    """The mapping behind a descriptor that came from another process.
+def attach(segment: Segment, place: int, kind: int) -> Memory:
+    """The memory at a place in a segment, both of which came from another process.
 
-    Raises SharingError where it is not the mapping of such a primitive, whole and of this version.
+    Raises SharingError where there is no such primitive.
     """
-    size = os.fstat(descriptor).st_size
-    header = os.pread(descriptor, WORD * 3, 0)
-    magic, version, slots = struct.unpack("3Q", header) if len(header) == WORD * 3 else (0, 0, 0)
-    if magic != MAGIC or version != VERSION:
+    header = segment.view(place, NUMBERS * WORD).cast("Q")
+    slots = header[SLOTS_AT]
+    if header[MAGIC_AT] != MAGIC or header[VERSION_AT] != VERSION or not 0 < slots <= MAX_SLOTS:
         raise SharingError(
-            f"descriptor {descriptor} is no mpbakery lock of layout {VERSION} (it starts with {header!r}): both "
-            f"processes must run the same version of mpbakery"
+            f"place {place} of segment {segment.identity:x} is no primitive of layout {VERSION} (it starts with "
+            f"{header[:3].tolist()!r}): only what mpbakery itself sends can be used"
         )
-    if not 0 < slots <= MAX_SLOTS or size < size_of(slots) or not is_sealed(descriptor):
+    memory = Memory(segment, place, size_of(slots))
+    if header[KIND_AT] != kind:
         raise SharingError(
-            f"descriptor {descriptor} has {size} bytes, which could shrink or are not enough for {slots} slots: "
-            f"only what mpbakery.Lock itself sends can be used"
-        )
-    memory = Memory(mmap.mmap(descriptor, size_of(slots)), descriptor)
-    if memory.words[KIND_AT] != kind:
-        raise SharingError(
-            f"descriptor {descriptor} is of kind {memory.words[KIND_AT]}, not of kind {kind}, which was announced: "
-            f"only what mpbakery itself sends can be used"
+            f"place {place} of segment {segment.identity:x} is of kind {header[KIND_AT]}, not of kind {kind}, which "
+            f"was announced: only what mpbakery itself sends can be used"
         )
     return memory

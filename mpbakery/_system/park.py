@@ -109,11 +109,11 @@ def _get_futex() -> Futex | None:
 
 
 class Parker:
-    """Parks and unparks threads on words of one mapping."""
+    """Parks and unparks threads on words of some shared memory."""
 
     __slots__ = ("_address", "_mapping")
 
-    def __init__(self, mapping: mmap.mmap) -> None:
+    def __init__(self, mapping: mmap.mmap | memoryview) -> None:
         self._mapping = mapping
         self._address = 0
 

@@ -23,6 +23,7 @@ from scripts import run
 from workers import PATIENCE, Crew, expect, in_thread
 
 import mpbakery
+from mpbakery._work.arena import Arena
 
 PRIMITIVES = ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier")
 
@@ -222,6 +223,7 @@ def test_a_name_that_was_imported_before_is_too_late() -> None:
 CHILD = """
 import multiprocessing
 import mpbakery
+from mpbakery._work.arena import Arena
 
 {where_every_process_comes_by}
 
@@ -265,6 +267,7 @@ def test_an_executor_is_refused_without_semaphores_until_it_is_installed(no_sema
     script = """
 import concurrent.futures, multiprocessing, sys
 import mpbakery
+from mpbakery._work.arena import Arena
 
 def attempt():
     try:

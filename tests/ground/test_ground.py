@@ -478,13 +478,13 @@ def test_an_unlocked_record_is_free(file: int) -> None:
 
 def test_a_sealed_file_cannot_shrink() -> None:
     """A mapping behind the end of its file would kill whoever reads it."""
-    memory = create(layout.LOCK, 4, name="sealed", robust=True, namespace=0, descriptor=True)
-    size = os.fstat(memory.descriptor).st_size
-    again = os.open(f"/proc/self/fd/{memory.descriptor}", os.O_RDWR)
+    descriptor = create(layout.LOCK, 4, name="sealed", robust=True, namespace=0).segment.claims.descriptor
+    size = os.fstat(descriptor).st_size
+    again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
     attempts: dict[str, Callable[[], object]] = {
-        "shrinks": lambda: os.ftruncate(memory.descriptor, 0),
-        "grows": lambda: os.ftruncate(memory.descriptor, size * 2),
-        "is sealed further": lambda: fcntl.fcntl(memory.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE),
+        "shrinks": lambda: os.ftruncate(descriptor, 0),
+        "grows": lambda: os.ftruncate(descriptor, size * 2),
+        "is sealed further": lambda: fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE),
         "shrinks, opened anew": lambda: os.ftruncate(again, 0),
     }
     for what, attempt in attempts.items():
@@ -494,8 +494,8 @@ def test_a_sealed_file_cannot_shrink() -> None:
             continue
         pytest.fail(f"a sealed file {what}: any process that was sent a lock could kill all others that use it")
     os.close(again)
-    assert os.fstat(memory.descriptor).st_size == size
-    assert not os.get_inheritable(memory.descriptor), "programs that are started by exec inherit the lock's memory"
+    assert os.fstat(descriptor).st_size == size
+    assert not os.get_inheritable(descriptor), "programs that are started by exec inherit the lock's memory"
 
 
 # --- The kernel: time and processes --------------------------------------------------------------------------------

@@ -178,20 +178,18 @@ def close_descriptors_and_acquire(connection: Connection, lock: mpbakery.Lock, h
 
 def make_locks_with_few_descriptors(connection: Connection) -> None:
     """Run out of descriptors, and then use the locks that there are."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-    fork, spawn = multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")
-    inherited = mpbakery.Lock(ctx=fork)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
     locks = []
     error = None
     while error is None:
         try:
-            locks.append(mpbakery.Lock(ctx=spawn))
+            locks.append(mpbakery.Lock(slots=65536))  # of which a segment has room for some ten
         except OSError as refusal:
             error = f"OSError {refusal.errno}"
-    works = [one.acquire(True, 10) for one in (inherited, mpbakery.Lock(ctx=fork), *locks)]
-    del locks[::2]
-    afterwards = mpbakery.Lock(ctx=spawn).acquire(True, 10)
-    connection.send({"error": error, "fork": all(works), "afterwards": afterwards})
+    works = [one.acquire(True, 10) for one in locks]
+    locks.clear()
+    afterwards = mpbakery.Lock(slots=65536).acquire(True, 10)
+    connection.send({"error": error, "works": all(works), "afterwards": afterwards})
 
 
 def claim_while_another_thread_forks(connection: Connection, children: int) -> None:
@@ -443,3 +441,44 @@ def fork_at_all_depths(connection: Connection, lock: mpbakery.Lock) -> None:
         exits.append(ended.si_status if ended else None)
     sys.setrecursionlimit(usual)
     connection.send(exits)
+
+
+def use_many(connection: Connection, locks: list[mpbakery.Lock]) -> None:
+    """Acquire all that are to be had, say which are not, and release them when told."""
+    taken = [one.acquire(False) for one in locks]
+    connection.send([number for number, one in enumerate(taken) if not one])
+    expect(connection)
+    for one in locks:
+        one.release()
+
+
+def make_one(connection: Connection) -> None:
+    """Make a lock, hold it, and say where it is."""
+    made = mpbakery.Lock()
+    made.acquire()
+    connection.send((made._memory.segment.identity, made._memory.place))
+
+
+class _ForkingName(str):
+    """A name that forks while it is written into the memory of its lock."""
+
+    __slots__ = ("pid", "times")
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        self.times = getattr(self, "times", 0) + 1
+        if self.times == 2:
+            self.pid = os.fork()
+        return super().encode(encoding, errors)
+
+
+def make_locks_after_a_fork_in_the_middle(connection: Connection) -> None:
+    """Fork while a lock is made, make more on both sides; each side tells which places it got."""
+    name = _ForkingName("forks")
+    being_made = mpbakery.Lock(name=name)
+    made = [mpbakery.Lock() for _ in range(3)]
+    places = [(one._memory.segment.identity, one._memory.place) for one in (being_made, *made)]
+    if name.pid == 0:
+        connection.send(places)
+        os._exit(0)
+    os.waitpid(name.pid, 0)
+    connection.send(places)

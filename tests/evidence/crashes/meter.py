@@ -159,13 +159,13 @@ class MeteredSpan:
 class MeteredMapping:
     """The mapping as bytes; what is read of it does not count, since it is nothing but names."""
 
-    def __init__(self, mapping: mmap.mmap, meter: Meter, name_of: Callable[[int], str]) -> None:
+    def __init__(self, mapping: memoryview, meter: Meter, name_of: Callable[[int], str]) -> None:
         self._bytes = mapping
         self._meter = meter
         self._name_of = name_of
 
     def __getitem__(self, span: slice) -> bytes:
-        return self._bytes[span]
+        return bytes(self._bytes[span])
 
     def __setitem__(self, span: slice, value: bytes) -> None:
         self._bytes[span] = value
@@ -190,10 +190,10 @@ class MeteredMemory(Memory):
 
     def __init__(self, memory: Memory, meter: Meter, whose: str) -> None:
         """`whose` follows the names of its words."""
-        super().__init__(memory.mapping, memory.descriptor)
+        super().__init__(memory.segment, memory.place, len(memory.mapping))
         self._meter = meter
         self._first_half = f"clear HELD{whose}"
-        self._mapping = Memory(memory.mapping, memory.descriptor)
+        self._mapping = Memory(memory.segment, memory.place, len(memory.mapping))
 
         def name(word: int) -> str:
             return name_of(memory.slots, word) + whose

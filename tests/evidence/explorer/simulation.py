@@ -197,7 +197,7 @@ class SimulatedMemory:
     mapping = Bytes()
     name = "simulated"
     kind = "Lock"
-    identity = bytes(16)
+    place = 0
     namespace = 1
 
     def __init__(self, process: Process) -> None:
