@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import warnings
@@ -66,7 +67,7 @@ class Lock(Bakery, Shared):
 
     def _announcer(self) -> Callable[[int, bool], Owner]:
         """What tells of an owner's death, if it is to be told aloud, and says who it was."""
-        return _announcer(self._memory, self._frames)
+        return functools.partial(_announce, self._memory, self._frames)
 
     @property
     def owner(self) -> Owner | None:
@@ -144,13 +145,10 @@ class Lock(Bakery, Shared):
         """Have it count as acquired so often."""
 
 
-def _announcer(memory: Memory, frames: int) -> Callable[[int, bool], Owner]:
-    def announce(slot: int, aloud: bool) -> Owner:
-        owner = snapshot.read_slot_owner(memory, slot)
-        if aloud:
-            held = ThisMachine.clock() - owner.since
-            warning = OwnerDiedWarning(memory.name, owner.pid, owner.thread, owner.process, held)
-            warnings.warn(warning, stacklevel=frames)
-        return owner
-
-    return announce
+def _announce(memory: Memory, frames: int, slot: int, aloud: bool) -> Owner:
+    owner = snapshot.read_slot_owner(memory, slot)
+    if aloud:
+        held = ThisMachine.clock() - owner.since
+        warning = OwnerDiedWarning(memory.name, owner.pid, owner.thread, owner.process, held)
+        warnings.warn(warning, stacklevel=frames)
+    return owner

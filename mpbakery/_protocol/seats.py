@@ -9,7 +9,18 @@ from typing import Any
 
 from mpbakery._protocol.interfaces import Span
 from mpbakery._protocol.line import Line
-from mpbakery._system.layout import ARRIVED, ATTENTION, ENTERED, HELD, LEFT_BY_OTHERS, NUMBERS, PARK, SCRATCH, record_of
+from mpbakery._system.layout import (
+    ARRIVED,
+    ATTENTION,
+    DEADLINE,
+    ENTERED,
+    HELD,
+    LEFT_BY_OTHERS,
+    NUMBERS,
+    PARK,
+    SCRATCH,
+    record_of,
+)
 from mpbakery._system.memory import LateWord
 
 
@@ -25,6 +36,7 @@ class Slot:
         "arrived",
         "busy",
         "claimed_for",
+        "deadline",
         "deciding",
         "entered",
         "entered_at",
@@ -54,6 +66,7 @@ class Slot:
     entered_at: int
     park: int
     arrived: int
+    deadline: int
     # what `Line.view` saw last
     high: int
     room: Span
@@ -245,6 +258,7 @@ class Seats(threading.local):
             slot.left_by_others = record + LEFT_BY_OTHERS
             slot.park = record + PARK
             slot.arrived = record + ARRIVED
+            slot.deadline = record + DEADLINE
             slot.entered = slot.left = entered
             slot.claimed_for = claimed_for
             slot.index = index

@@ -49,8 +49,10 @@ class Waiter:
         self._watched = (0, 0)
         self._rounds = 0
         self._arrived = self._looked = self._line.machine.clock()
+        until = 0.0 if deadline is None else max(deadline, self._arrived)
         if not slot.lost:
             slot.times[slot.arrived] = self._arrived
+            slot.times[slot.deadline] = until
 
     def await_turn(self) -> int:
         """Wait for one's turn: HEAD, with the lock free or to be taken over; GAVE_UP; or LOST, if the slot was.

@@ -15,17 +15,18 @@ from collections.abc import Callable
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP
 from mpbakery._protocol.waiter import LONGEST_NAP
-from mpbakery._system.layout import FIRST_TICKET, HIGH, LET_GO, NUMBERS
+from mpbakery._system.layout import ARRIVED, DEADLINE, FIRST_TICKET, HIGH, LET_GO, NUMBERS, record_of
 
 
 class Place:
     """Where one thread waits. The slot is its process's until this is collected."""
 
-    __slots__ = ("__weakref__", "lost", "number")
+    __slots__ = ("__weakref__", "lost", "number", "record")
 
     def __init__(self) -> None:
-        #: the word that others let this thread go by
+        #: the word that others let this thread go by, and the first one of the slot's record
         self.number = 0
+        self.record = 0
         #: this is a forked child, and the place its parent's
         self.lost = False
 
@@ -33,10 +34,12 @@ class Place:
 class WaitingRoom:
     """The waiting room of one primitive, as a process sees it."""
 
-    __slots__ = ("_free", "_places", "machine", "table", "words")
+    __slots__ = ("_free", "_places", "_slots", "machine", "table", "times", "words")
 
     def __init__(self, memory: SharedMemory, table: Table, machine: Machine) -> None:
         self.words = memory.words
+        self.times = memory.times
+        self._slots = memory.slots
         self.table = table
         self.machine = machine
         self._free: list[Place] = []
@@ -74,6 +77,7 @@ class WaitingRoom:
             index = self.table.claim(place, None)
             if index is not None and not place.lost:
                 place.number = NUMBERS + index
+                place.record = record_of(self._slots, index)
                 return place
 
     def leave(self, place: Place) -> None:
@@ -130,6 +134,10 @@ class WaitingRoom:
         `look()` says so, and is asked after each nap; a nap takes `nap` seconds, 0 for one that grows.
         """
         words, machine, number = self.words, self.machine, place.number
+        arrived, until = machine.clock(), 0.0 if deadline is None else deadline
+        if not place.lost:
+            self.times[place.record + ARRIVED] = arrived
+            self.times[place.record + DEADLINE] = until
         for _ in range(machine.spins):
             if words[number] != ticket:
                 return True

@@ -13,7 +13,7 @@ from mpbakery._errors import SharingError
 from mpbakery._system import segments
 from mpbakery._system.fence import release_offset, storing_release_offset
 from mpbakery._system.layout import (
-    IDENTITY_AT,
+    FLAG,
     IDENTITY_BYTES,
     KIND_AT,
     KINDS,
@@ -21,14 +21,11 @@ from mpbakery._system.layout import (
     MAGIC,
     MAGIC_AT,
     MAX_SLOTS,
-    NAME_AT,
     NAME_BYTES,
-    NAMESPACE_AT,
     NOBODY,
     NUMBERS,
     OWNER,
     PREV,
-    ROBUST_AT,
     SCRATCH,
     SLOTS_AT,
     VERSION,
@@ -55,12 +52,12 @@ class Memory:
         self.mapping = segment.view(place, size)
         self.words = self.mapping.cast("Q")
         self.times = self.mapping.cast("d")
-        words = self.words
-        self.slots: int = words[SLOTS_AT]
-        self.robust = bool(words[ROBUST_AT])
-        self.namespace: int = words[NAMESPACE_AT]
-        self.identity = bytes(self.mapping[span_of(IDENTITY_AT, IDENTITY_BYTES)])
-        self.name = self.text(NAME_AT, NAME_BYTES)
+        self.slots: int
+        self.identity: bytes
+        self.namespace: int
+        _, _, self.slots, robust, self.identity, self.namespace, *_, name, _, _, _ = _HEADER.unpack_from(self.mapping)
+        self.robust = bool(robust)
+        self.name = _text(name)
 
     @property
     def kind(self) -> str:
@@ -74,7 +71,7 @@ class Memory:
 
     def text(self, word: int, size: int) -> str:
         """The zero-padded UTF-8 text that starts at `word`; a reader may meet it half written."""
-        return bytes(self.mapping[span_of(word, size)]).rstrip(b"\0").decode(errors="replace")
+        return _text(bytes(self.mapping[span_of(word, size)]))
 
     def clearing(self, word: int | LateWord, after: object) -> tuple[Callable[[], None], Callable[..., None]]:
         """Two functions that store 0 in `word` and then ask for the truth of `after`, whose __bool__ does the rest.
@@ -123,6 +120,10 @@ class Memory:
         return LateWord()
 
 
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode(errors="replace")
+
+
 class LateWord:
     """A word for `Memory.clearing` that becomes known later; it is looked up in C as well.
 
@@ -145,10 +146,10 @@ class LateWord:
 
 _RELEASE: Final = struct.Struct("Q?")
 _EXIT: Final = struct.Struct("Q????")
-#: What a new header has that is not zero, as far as NAME_AT, and from PREV on.
-_HEADER: Final = struct.Struct(f"9Q{WORD * (KIND_AT - OWNER - 1)}x2Q{NAME_BYTES}s")
-_REST: Final = struct.Struct(f"Qd{IDENTITY_BYTES}s")
-
+#: All that is written when a primitive is made: to TENURE_AT, with zeros between what is named.
+_HEADER: Final = struct.Struct(
+    f"4Q{IDENTITY_BYTES}s3Q{WORD * (KIND_AT - OWNER - 1)}x2Q{NAME_BYTES}s{WORD * (PREV - FLAG)}xQd{IDENTITY_BYTES}s"
+)
 #: Which of its process's primitives is which.
 _serials: Final = itertools.count(1)
 
@@ -172,10 +173,9 @@ def create(
     segment, place = segments.take(size, others)
     try:
         text = padded(name, NAME_BYTES)
-        identity = segment.identity, next(_serials)
-        header = MAGIC, VERSION, slots, robust, *identity, namespace, 0, NOBODY, kind, value, text
+        identity = segment.prefix + next(_serials).to_bytes(WORD, "little")
+        header = MAGIC, VERSION, slots, robust, identity, namespace, 0, NOBODY, kind, value, text, NOBODY, 0.0, link
         _HEADER.pack_into(segment.mapping, place, *header)
-        _REST.pack_into(segment.mapping, place + PREV * WORD, NOBODY, 0.0, link)
     finally:
         segment.give_back()
     return Memory(segment, place, size)

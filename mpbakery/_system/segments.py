@@ -48,12 +48,14 @@ _spare: Final[list[Segment]] = []
 class Segment:
     """One mapping with many places. Its descriptor is that of the record locks of all that is in it, too."""
 
-    __slots__ = ("__weakref__", "_maker", "_more", "_used", "claims", "identity", "mapping", "size")
+    __slots__ = ("__weakref__", "_maker", "_more", "_used", "claims", "identity", "mapping", "prefix", "size")
 
     def __init__(self, mapping: mmap.mmap, claims: ClaimFile, identity: int, used: int) -> None:
         self.mapping = mapping
         self.claims = claims
         self.identity = identity
+        #: what the identities of all that is in it begin with
+        self.prefix = identity.to_bytes(WORD, "little")
         self.size = len(mapping)
         self._used = used
         self._maker = os.getpid()

@@ -32,7 +32,7 @@ _HEADER = (
     *("SLOTS_AT", "KIND_AT", "VALUE_AT", "NOBODY", "OWNER", "RECOVERIES", "FOREIGN", "ATTENTION"),
     *("FLAG", "TAKEN", "HUNGRY", "HIGH"),
 )
-_RECORD = ("PID", "START", "THREAD", "HELD", "ENTERED", "LEFT_BY_OTHERS", "PARK", "ARRIVED", "PROCESS_NAME")
+_RECORD = ("PID", "START", "THREAD", "HELD", "ENTERED", "LEFT_BY_OTHERS", "PARK", "ARRIVED", "DEADLINE", "PROCESS_NAME")
 _NAMES_OF_HEADER: dict[int, str] = {getattr(layout, name): name for name in _HEADER}
 _NAMES_OF_RECORD: dict[int, str] = {getattr(layout, name): name for name in _RECORD}
 

@@ -27,6 +27,7 @@ from mpbakery._system.layout import (
     ARRIVED,
     ATTENTION,
     CHOOSING,
+    DEADLINE,
     ENTERED,
     FOREIGN,
     HELD,
@@ -1030,7 +1031,7 @@ class World:
     def _make_visible(self, process: Process, word: int, value: Any) -> None:
         if self.scheduling:
             self.sharing.note_store(process.index, word)
-        if word >= self.records and (word - self.records) % RECORD == ARRIVED:
+        if word >= self.records and (word - self.records) % RECORD in {ARRIVED, DEADLINE}:
             return  # read by statistics() alone; left out, so that states that differ in nothing else are the same
         if self.memory[word] != value:
             self.naps = 0
