@@ -13,8 +13,9 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
-from namespaces import WITHOUT_SEMAPHORES, try_mount_namespace, try_pid_namespace
-from workers import Crew, expect
+
+from support.namespaces import WITHOUT_SEMAPHORES, try_mount_namespace, try_pid_namespace
+from support.workers import Crew, expect
 
 START_METHODS = ("fork", "spawn", "forkserver")
 

@@ -13,9 +13,9 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
-from workers import PATIENCE, Crew, expect, in_threads, kill, wait_for_state, wait_until
 
 import mpbakery
+from support.workers import PATIENCE, Crew, expect, in_threads, kill, wait_for_state, wait_until
 
 
 def pass_often(barrier: mpbakery.Barrier, counts: Any, me: int, rounds: int) -> None:

@@ -10,13 +10,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import family_storms
 import pytest
-from storms import hits, weather
-from workers import DEADLINE, PATIENCE, Crew, expect, in_thread, wait_until
 
 import mpbakery
+from evidence.storms import family_storms
+from evidence.storms.storms import hits, weather
 from mpbakery._protocol.slots import SlotTable
+from support.workers import DEADLINE, PATIENCE, Crew, expect, in_thread, wait_until
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
-from conftest import START_METHODS
-from everything import USES, get_one, put_many
-from places import EVERYTHING, run_without_shared_memory
-from scripts import run
-from workers import PATIENCE, Crew, expect, kill, wait_until
 
 import mpbakery
+from conftest import START_METHODS
+from support.everything import USES, get_one, put_many
+from support.places import EVERYTHING, run_without_shared_memory
+from support.scripts import run
+from support.workers import PATIENCE, Crew, expect, kill, wait_until
 
 
 @pytest.fixture(params=START_METHODS)

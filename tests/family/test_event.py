@@ -9,13 +9,13 @@ import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 
-import family_storms
 import pytest
-from storms import hits, weather
-from workers import PATIENCE, Crew, expect, in_thread, in_threads, kill, wait_until
 
 import mpbakery
+from evidence.storms import family_storms
+from evidence.storms.storms import hits, weather
 from mpbakery._system.layout import FLAG
+from support.workers import PATIENCE, Crew, expect, in_thread, in_threads, kill, wait_until
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import START_METHODS
-from everything import USES, square
-from namespaces import without_shared_memory
-from places import EVERYTHING, run_without_shared_memory
-from scripts import run
-from workers import PATIENCE, Crew, expect, in_thread
 
 import mpbakery
+from conftest import START_METHODS
 from mpbakery._work.arena import Arena
+from support.everything import USES, square
+from support.namespaces import without_shared_memory
+from support.places import EVERYTHING, run_without_shared_memory
+from support.scripts import run
+from support.workers import PATIENCE, Crew, expect, in_thread
 
 PRIMITIVES = ("Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Event", "Barrier")
 
@@ -223,7 +223,6 @@ def test_a_name_that_was_imported_before_is_too_late() -> None:
 CHILD = """
 import multiprocessing
 import mpbakery
-from mpbakery._work.arena import Arena
 
 {where_every_process_comes_by}
 
@@ -267,7 +266,6 @@ def test_an_executor_is_refused_without_semaphores_until_it_is_installed(no_sema
     script = """
 import concurrent.futures, multiprocessing, sys
 import mpbakery
-from mpbakery._work.arena import Arena
 
 def attempt():
     try:

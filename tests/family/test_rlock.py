@@ -12,14 +12,14 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import family_storms
 import pytest
-from detectors import Detectors
-from storms import hits, weather
-from workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, wait_for_waiters
 
 import mpbakery
+from evidence.storms import family_storms
+from evidence.storms.storms import hits, weather
 from mpbakery._system import fence
+from support.detectors import Detectors
+from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, wait_for_waiters
 
 
 @pytest.fixture

@@ -17,16 +17,16 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import family_storms
 import pytest
-from detectors import Detectors, visit_often
-from points import Outcome, Report, Tracer, strike_everywhere
-from storms import hits, weather
-from workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, kill, wait_until
 
 import mpbakery
+from evidence.signals.points import Outcome, Report, Tracer, strike_everywhere
+from evidence.storms import family_storms
+from evidence.storms.storms import hits, weather
 from mpbakery._protocol.permits import PermitLine
 from mpbakery._system import fence
+from support.detectors import Detectors, visit_often
+from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, kill, wait_until
 
 KINDS = [mpbakery.Semaphore, mpbakery.BoundedSemaphore]
 

@@ -15,12 +15,12 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
-from holders import Point, allocate_when_told, count, fill, make_values, write_when_told
-from namespaces import without_shared_memory
-from workers import Crew, expect, in_thread
 
 import mpbakery
 from mpbakery._work import arena
+from support.holders import Point, allocate_when_told, count, fill, make_values, write_when_told
+from support.namespaces import without_shared_memory
+from support.workers import Crew, expect, in_thread
 
 
 def new_values(ctx: BaseContext) -> dict[str, Any]:

@@ -24,7 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import (
+
+import mpbakery
+from conftest import FIGURES
+from mpbakery._system import fence, identity, layout, park
+from mpbakery._system.memory import create
+from support.children import (
     hold_claims,
     look_for_torn_words,
     race_stores,
@@ -33,12 +38,7 @@ from children import (
     tell_mapping,
     wait_on_futex,
 )
-from conftest import FIGURES
-from workers import Crew, expect, in_thread, in_threads, wait_for_state, wait_until
-
-import mpbakery
-from mpbakery._system import fence, identity, layout, park
-from mpbakery._system.memory import create
+from support.workers import Crew, expect, in_thread, in_threads, wait_for_state, wait_until
 
 WORD = 8
 

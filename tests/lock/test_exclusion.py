@@ -11,7 +11,9 @@ import time
 from multiprocessing.context import BaseContext
 
 import pytest
-from detectors import (
+
+import mpbakery
+from support.detectors import (
     Detectors,
     visit_and_come_again,
     visit_as_it_comes,
@@ -21,9 +23,7 @@ from detectors import (
     visit_on_one_core,
     visit_released_by_a_partner,
 )
-from workers import Crew, in_thread, wait_until
-
-import mpbakery
+from support.workers import Crew, in_thread, wait_until
 
 
 @pytest.mark.parametrize(("workers", "rounds"), [(2, 1500), (5, 400)])

@@ -22,10 +22,10 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
-from workers import AnyLock, Crew, Puppet, in_thread, wait_for_waiters
 
 import mpbakery
 from mpbakery._protocol.bakery import OfThread
+from support.workers import AnyLock, Crew, Puppet, in_thread, wait_for_waiters
 
 
 @pytest.fixture(params=["multiprocessing", "mpbakery"])

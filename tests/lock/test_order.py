@@ -7,10 +7,10 @@ import time
 from multiprocessing.context import BaseContext
 
 import pytest
-from detectors import Detectors, visit_for_a_while
-from workers import Crew, Puppet, in_threads, wait_for_waiters, wait_until
 
 import mpbakery
+from support.detectors import Detectors, visit_for_a_while
+from support.workers import Crew, Puppet, in_threads, wait_for_waiters, wait_until
 
 
 @pytest.fixture

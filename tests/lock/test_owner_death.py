@@ -12,10 +12,12 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 import pytest
-from children import acquire_and_exit, acquire_once, hold_in_thread_without_main_thread
-from detectors import keep_ledger, keep_ledger_in_every_way
-from namespaces import in_new_pid_namespace, meet_reused_pid
-from workers import (
+
+import mpbakery
+from support.children import acquire_and_exit, acquire_once, hold_in_thread_without_main_thread
+from support.detectors import keep_ledger, keep_ledger_in_every_way
+from support.namespaces import in_new_pid_namespace, meet_reused_pid
+from support.workers import (
     PATIENCE,
     Crew,
     Puppet,
@@ -27,8 +29,6 @@ from workers import (
     wait_for_waiters,
     wait_until,
 )
-
-import mpbakery
 
 #: The next in line is to have the lock within a quarter of a second; on a loaded machine within this (s).
 HANDED_OVER = 5.0

@@ -10,13 +10,13 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
-from children import make_locks_after_a_fork_in_the_middle, make_one, use_many
-from workers import Crew, expect
 
 import mpbakery
 from mpbakery._system import segments
 from mpbakery._system.layout import FIRST_PLACE, LOCK, PLACE_UNIT, RECURSIVE_LOCK, SEGMENT_IDENTITY_AT, WORD
 from mpbakery._system.memory import attach
+from support.children import make_locks_after_a_fork_in_the_middle, make_one, use_many
+from support.workers import Crew, expect
 
 PAGE = 4096
 

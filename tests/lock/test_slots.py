@@ -12,7 +12,9 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
-from children import (
+
+import mpbakery
+from support.children import (
     claim_while_another_thread_forks,
     close_descriptors_and_acquire,
     fork_at_all_depths,
@@ -20,11 +22,14 @@ from children import (
     make_locks_with_few_descriptors,
     register_in_ended_threads,
 )
-from detectors import Detectors, visit_in_forked_threads
-from namespaces import in_new_pid_namespace, meet_zombie_of_other_namespace, use_foreign_lock, use_lock_made_here
-from workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_for_waiters
-
-import mpbakery
+from support.detectors import Detectors, visit_in_forked_threads
+from support.namespaces import (
+    in_new_pid_namespace,
+    meet_zombie_of_other_namespace,
+    use_foreign_lock,
+    use_lock_made_here,
+)
+from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_for_waiters
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.pool import Pool
 
 import pytest
-from children import (
+
+import mpbakery
+from support.children import (
     hand_on,
     hold_while_told,
     is_same_lock,
@@ -25,10 +27,8 @@ from children import (
     use_kept_lock,
     use_lock,
 )
-from detectors import Detectors
-from workers import PATIENCE, Crew, Puppet, expect, wait_until
-
-import mpbakery
+from support.detectors import Detectors
+from support.workers import PATIENCE, Crew, Puppet, expect, wait_until
 
 
 @pytest.fixture

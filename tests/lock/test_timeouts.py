@@ -9,10 +9,10 @@ import time
 from multiprocessing.context import BaseContext
 
 import pytest
-from children import hold_claims, try_together
-from workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, wait_for_waiters
 
 import mpbakery
+from support.children import hold_claims, try_together
+from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, in_threads, wait_for_waiters
 
 #: What an attempt may take beyond its timeout on a loaded machine (s).
 SLACK = 3.0

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from workers import DEADLINE, PATIENCE, AnyLock, Crew, begin, expect, in_threads
-
 import mpbakery
 from mpbakery._system import park
 from mpbakery._system.fence import new_fence
+from support.workers import DEADLINE, PATIENCE, AnyLock, Crew, begin, expect, in_threads
 
 # --- Tasks of pools, and children that tell what they got ----------------------------------------------------------
 

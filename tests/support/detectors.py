@@ -13,9 +13,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
-from workers import PATIENCE, AnyLock, Crew, begin, in_thread, in_threads, wait_until
-
 import mpbakery
+from support.workers import PATIENCE, AnyLock, Crew, begin, in_thread, in_threads, wait_until
 
 
 class Verdict(NamedTuple):

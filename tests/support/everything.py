@@ -15,9 +15,8 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from workers import PATIENCE, begin, expect
-
 import mpbakery
+from support.workers import PATIENCE, begin, expect
 
 SYNCHRONIZE = "multiprocessing.synchronize"
 

@@ -7,9 +7,8 @@ import os
 from multiprocessing.connection import Connection
 from typing import Any
 
-from workers import DEADLINE, expect
-
 import mpbakery
+from support.workers import DEADLINE, expect
 
 
 class Point(ctypes.Structure):

@@ -15,9 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from workers import PATIENCE, Crew, Puppet, begin
-
 import mpbakery
+from support.workers import PATIENCE, Crew, Puppet, begin
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWPID = 0x20000000

@@ -6,10 +6,10 @@ import json
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from everything import USES
-from namespaces import without_shared_memory
-from scripts import finish, run, start
-from workers import DEADLINE, Crew, expect
+from support.everything import USES
+from support.namespaces import without_shared_memory
+from support.scripts import finish, run, start
+from support.workers import DEADLINE, Crew, expect
 
 EVERYTHING = str(Path(__file__).with_name("everything.py"))
 

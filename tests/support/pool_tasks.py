@@ -15,9 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from workers import PATIENCE, begin, expect, process_state, wait_until
-
 import mpbakery
+from support.workers import PATIENCE, begin, expect, process_state, wait_until
 
 #: To the test, and from it; every worker has the same.
 _reports: Connection | None = None

@@ -7,15 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workers import DEADLINE
-
 import mpbakery
+from support.workers import DEADLINE
 
 
 def start(*command: str) -> subprocess.Popen[str]:
     """Start a command of the interpreter, with the package that the tests use."""
     package = str(Path(mpbakery.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [package, str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [package, str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, *command],
         env={**os.environ, "PYTHONPATH": path},

@@ -21,7 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pool_tasks import (
+
+import mpbakery
+from mpbakery import WorkerDiedError
+from mpbakery._work.channel import message_of
+from support.pool_tasks import (
     Nestable,
     Poison,
     Unpicklable,
@@ -53,11 +57,7 @@ from pool_tasks import (
     wait_for_death,
     want_memory,
 )
-from workers import PATIENCE, Crew, expect, in_thread, in_threads, process_state, wait_for_state, wait_until
-
-import mpbakery
-from mpbakery import WorkerDiedError
-from mpbakery._work.channel import message_of
+from support.workers import PATIENCE, Crew, expect, in_thread, in_threads, process_state, wait_for_state, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 

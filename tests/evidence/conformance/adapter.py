@@ -19,11 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from namespaces import WITHOUT_SEMAPHORES, leave_shared_memory
-from reports import ALTERED, FAILED, KNOWN, MISSING, PASSED, REFUSED, SKIPPED, STARTED, VARIABLE
-from units import FUTURES, HERE, LOCK_TESTS, MULTIPROCESSING, NO_SEMLOCK, NO_SHM, OURS, Unit
-
 import mpbakery
+from evidence.conformance.reports import ALTERED, FAILED, KNOWN, MISSING, PASSED, REFUSED, SKIPPED, STARTED, VARIABLE
+from evidence.conformance.units import FUTURES, HERE, LOCK_TESTS, MULTIPROCESSING, NO_SEMLOCK, NO_SHM, OURS, Unit
+from support.namespaces import WITHOUT_SEMAPHORES, leave_shared_memory
 
 
 def make_class(unit: Unit) -> type[unittest.TestCase]:

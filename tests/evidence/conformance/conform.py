@@ -23,16 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-try:
-    import mpbakery  # noqa: F401
-except ImportError:  # a checkout in which nothing is installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-# under PYTHONSAFEPATH the first is not there
-sys.path += [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2] / "support")]
+# the tests' folder, and for a checkout in which nothing is installed the one of the package
+sys.path += map(str, Path(__file__).resolve().parents[2:4])
 
-from reports import Row
-from running import Interrupted, run_all
-from units import CLASSES, HERE, METHODS, OURS, PLACES, THEIRS, all_units
+from evidence.conformance.reports import Row
+from evidence.conformance.running import Interrupted, run_all
+from evidence.conformance.units import CLASSES, HERE, METHODS, OURS, PLACES, THEIRS, all_units
 
 _WIDTH: Final = max(len(f"{suite}.{name}") for suite, names in CLASSES.items() for name in names)
 _HEADER: Final = (

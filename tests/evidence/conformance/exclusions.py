@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final, NamedTuple
 
-from units import LOCK_TESTS, METHODS, MULTIPROCESSING, NO_SHM, PLACES, Unit
+from evidence.conformance.units import LOCK_TESTS, METHODS, MULTIPROCESSING, NO_SHM, PLACES, Unit
 
 
 class Exclusion(NamedTuple):

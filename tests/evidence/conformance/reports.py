@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from exclusions import EXCLUSIONS, Exclusion
-from units import THEIRS, Unit
+from evidence.conformance.exclusions import EXCLUSIONS, Exclusion
+from evidence.conformance.units import THEIRS, Unit
 
 #: Where a unit is told what it is: the arguments of a program do not reach a fork server.
 VARIABLE: Final = "MPBAKERY_CONFORMANCE_UNIT"

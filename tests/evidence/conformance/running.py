@@ -17,11 +17,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Final
 
-from namespaces import WITHOUT_SEMAPHORES
-from reports import VARIABLE, Row, judge, left_out
-from units import NO_SEMLOCK, Unit
-
 import mpbakery
+from evidence.conformance.reports import VARIABLE, Row, judge, left_out
+from evidence.conformance.units import NO_SEMLOCK, Unit
+from support.namespaces import WITHOUT_SEMAPHORES
 
 #: How long a unit's last processes have to end by themselves, such as a fork server, and a unit to print where it
 #: hangs (s).
@@ -31,9 +30,9 @@ _NAP: Final = 0.02
 _LOOK: Final = 0.2
 _PR_SET_CHILD_SUBREAPER: Final = 36
 
-_HERE: Final = Path(__file__).resolve().parent
-#: What a unit imports: the package that this process has, and the modules of the tests.
-_PATH: Final = (str(Path(mpbakery.__file__).parent.parent), str(_HERE.parents[1] / "support"), str(_HERE))
+_ADAPTER: Final = Path(__file__).resolve().with_name("adapter.py")
+#: Where a unit imports from: the package that this process has, and the modules of the tests.
+_PATH: Final = (str(Path(mpbakery.__file__).parent.parent), str(_ADAPTER.parents[2]))
 
 
 class Interrupted(Exception):
@@ -74,7 +73,7 @@ class Run:
         self._end = self._begin + limit + GRACE
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(_HERE / "adapter.py"), str(self._report), str(limit), *left_out(unit)],
+                [sys.executable, str(_ADAPTER), str(self._report), str(limit), *left_out(unit)],
                 env={
                     **os.environ,
                     VARIABLE: json.dumps(unit),

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from exclusions import EXCLUSIONS, Exclusion
-from reports import FAILED, KNOWN, MISSING, PASSED, SKIPPED, STARTED, Row, judge
-from running import run_all
-from scripts import finish, start
-from units import CLASSES, LOCK_TESTS, MULTIPROCESSING, NO_SEMLOCK, NO_SHM, THEIRS, Unit
-from workers import wait_until
+
+from evidence.conformance.exclusions import EXCLUSIONS, Exclusion
+from evidence.conformance.reports import FAILED, KNOWN, MISSING, PASSED, SKIPPED, STARTED, Row, judge
+from evidence.conformance.running import run_all
+from evidence.conformance.units import CLASSES, LOCK_TESTS, MULTIPROCESSING, NO_SEMLOCK, NO_SHM, THEIRS, Unit
+from support.scripts import finish, start
+from support.workers import wait_until
 
 SCRIPT = str(Path(__file__).with_name("conform.py"))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from broken import NoLock
-
 import mpbakery
+from support.broken import NoLock
 
 _lock_tests: Any = importlib.import_module("test.lock_tests")
 

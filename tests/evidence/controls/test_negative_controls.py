@@ -15,8 +15,12 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
-import storms
-from broken import (
+
+import mpbakery
+from evidence.signals.points import Report
+from evidence.signals.situations import strike_situation
+from evidence.storms import storms
+from support.broken import (
     HalfBakedMutex,
     NoLock,
     Silent,
@@ -31,13 +35,9 @@ from broken import (
     lock_with,
     reap_whatever_was_claimed,
 )
-from children import look_for_torn_words, store_in_halves
-from detectors import Detectors, keep_ledger, visit_often
-from points import Report
-from situations import strike_situation
-from workers import DEADLINE, AnyLock, Crew, expect, kill, wait_until
-
-import mpbakery
+from support.children import look_for_torn_words, store_in_halves
+from support.detectors import Detectors, keep_ledger, visit_often
+from support.workers import DEADLINE, AnyLock, Crew, expect, kill, wait_until
 
 WORKERS = 5
 
@@ -158,8 +158,7 @@ def test_records_written_without_a_lock(fork: BaseContext, crew: Crew) -> None:
 )
 def test_a_process_left_behind_fails_its_test(tmp_path: Path, body: str) -> None:
     tests = Path(__file__).parents[2]
-    for helper in ("namespaces.py", "workers.py"):
-        shutil.copy(tests / "support" / helper, tmp_path)
+    shutil.copytree(tests / "support", tmp_path / "support")
     conftest = (tests / "conftest.py").read_text()
     assert "_GRACE = 5.0" in conftest
     (tmp_path / "conftest.py").write_text(conftest.replace("_GRACE = 5.0", "_GRACE = 0.3"))

@@ -9,14 +9,13 @@ from multiprocessing.context import BaseContext
 from threading import BrokenBarrierError
 from typing import Any
 
-from crashes import Ledger, Scene, Stage, occupy
-from meter import End
-from room_scenes import RoomScene, taking_and_leaving
-from scenes import SOON
-from workers import Puppet, wait_until
-
 import mpbakery
+from evidence.crashes.crashes import Ledger, Scene, Stage, occupy
+from evidence.crashes.meter import End
+from evidence.crashes.room_scenes import RoomScene, taking_and_leaving
+from evidence.crashes.scenes import SOON
 from mpbakery._system.layout import LET_GO, TURNED_AWAY
+from support.workers import Puppet, wait_until
 
 #: What becomes of the heirs at a barrier to which the victim did not come.
 THEY_WAIT = "they wait"

@@ -6,13 +6,12 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from crashes import Ledger, Scene, Stage, occupy
-from room_scenes import RoomScene, taking_and_leaving
-from scenes import SOON
-from workers import Puppet
-
 import mpbakery
+from evidence.crashes.crashes import Ledger, Scene, Stage, occupy
+from evidence.crashes.room_scenes import RoomScene, taking_and_leaving
+from evidence.crashes.scenes import SOON
 from mpbakery._system.layout import LET_GO
+from support.workers import Puppet
 
 
 class ConditionScene(RoomScene[mpbakery.Condition]):

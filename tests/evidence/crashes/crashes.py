@@ -21,14 +21,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from meter import RETURNED, End, Journal, Meter, MeteredWords, parts_of, put_on_meter
-from workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_for_state
-
 import mpbakery
+from evidence.crashes.meter import RETURNED, End, Journal, Meter, MeteredWords, parts_of, put_on_meter
 from mpbakery._primitives.shared import Shared
 from mpbakery._primitives.shared_room import SharedRoom
 from mpbakery._primitives.snapshot import count_slots_in_use
 from mpbakery._system.layout import HIGH, IDLE, NUMBERS
+from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_for_state
 
 S = TypeVar("S", bound=Shared)
 

@@ -6,11 +6,10 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from crashes import Ledger, Scene, Stage
-from room_scenes import RoomScene
-from scenes import SOON
-
 import mpbakery
+from evidence.crashes.crashes import Ledger, Scene, Stage
+from evidence.crashes.room_scenes import RoomScene
+from evidence.crashes.scenes import SOON
 
 
 class EventScene(RoomScene[mpbakery.Event]):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from crashes import Scene, Stage
-from workers import Puppet, wait_until
-
 import mpbakery
+from evidence.crashes.crashes import Scene, Stage
 from mpbakery._system.layout import ATTENTION, HUNGRY, PARK, PID, record_of
+from support.workers import Puppet, wait_until
 
 L = TypeVar("L", mpbakery.Lock, mpbakery.Semaphore)
 

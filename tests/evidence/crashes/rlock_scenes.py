@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import scenes
-from crashes import Ledger, Scene
-
 import mpbakery
+from evidence.crashes import scenes
+from evidence.crashes.crashes import Ledger, Scene
 
 
 class AcquireRLock(scenes.Acquire):

@@ -6,12 +6,11 @@ import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
-from crashes import Scene, Stage
-from meter import parts_of
-from workers import Puppet, wait_until
-
 import mpbakery
+from evidence.crashes.crashes import Scene, Stage
+from evidence.crashes.meter import parts_of
 from mpbakery._system.layout import NUMBERS, PID, record_of
+from support.workers import Puppet, wait_until
 
 R = TypeVar("R", mpbakery.Event, mpbakery.Condition, mpbakery.Barrier)
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar
 
-from crashes import Ledger, Scene, Stage
-from line_scenes import LineScene
-from meter import End
-from workers import PATIENCE, in_thread
-
 import mpbakery
+from evidence.crashes.crashes import Ledger, Scene, Stage
+from evidence.crashes.line_scenes import LineScene
+from evidence.crashes.meter import End
+from support.workers import PATIENCE, in_thread
 
 #: How long those victims want to wait whose time is to be up when they are woken (s).
 SOON = 1e-4

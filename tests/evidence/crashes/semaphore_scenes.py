@@ -6,11 +6,10 @@ import time
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from crashes import Ledger, Scene, Stage
-from line_scenes import LineScene
-from scenes import SOON
-
 import mpbakery
+from evidence.crashes.crashes import Ledger, Scene, Stage
+from evidence.crashes.line_scenes import LineScene
+from evidence.crashes.scenes import SOON
 
 
 class SemaphoreScene(LineScene[mpbakery.Semaphore]):

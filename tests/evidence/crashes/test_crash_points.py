@@ -6,14 +6,18 @@ import itertools
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import barrier_scenes
-import condition_scenes
-import event_scenes
 import pytest
-import rlock_scenes
-import semaphore_scenes
-from barrier_scenes import ComeFirst, ComeLast
-from broken import (
+
+from evidence.crashes import barrier_scenes, condition_scenes, event_scenes, rlock_scenes, semaphore_scenes
+from evidence.crashes.barrier_scenes import ComeFirst, ComeLast
+from evidence.crashes.condition_scenes import PassNotificationOn, WaitForNotification
+from evidence.crashes.crashes import Fault, Report, Scene, direct
+from evidence.crashes.event_scenes import SetEvent
+from evidence.crashes.meter import RETURNED
+from evidence.crashes.rlock_scenes import HoldRLockTwice
+from evidence.crashes.scenes import SCENES, AcquireBehindHolder, Hold, Register, Release, ReleaseForAnother
+from evidence.crashes.semaphore_scenes import GivePermit, TakePermitInLine
+from support.broken import (
     believe_in_eternal_life,
     clear_before_counting,
     count_the_dead,
@@ -26,14 +30,7 @@ from broken import (
     trust_to_be_let_go,
     trust_who_sets_out,
 )
-from condition_scenes import PassNotificationOn, WaitForNotification
-from crashes import Fault, Report, Scene, direct
-from event_scenes import SetEvent
-from meter import RETURNED
-from rlock_scenes import HoldRLockTwice
-from scenes import SCENES, AcquireBehindHolder, Hold, Register, Release, ReleaseForAnother
-from semaphore_scenes import GivePermit, TakePermitInLine
-from workers import DEADLINE, Crew, expect
+from support.workers import DEADLINE, Crew, expect
 
 #: The next one is to have what it waits for within a quarter of a second; on a loaded machine within this (s).
 HANDED_OVER = 5.0

@@ -9,7 +9,6 @@ promise, and tells the schedule that does it, which `--replay SCENARIO MODEL SCH
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import signal
@@ -22,16 +21,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
-sys.path.append(str(Path(__file__).resolve().parent))  # under PYTHONSAFEPATH it is not there
-if importlib.util.find_spec("mpbakery") is None:  # a checkout in which nothing is installed
-    sys.path.append(str(Path(__file__).resolve().parents[3]))
+# the tests' folder, and for a checkout in which nothing is installed the one of the package
+sys.path += map(str, Path(__file__).resolve().parents[2:4])
 
-import protocol
-from family import SEMAPHORES
-from scenarios import SCENARIOS as LOCKS
-from search import DepthFirst, Outcome, ScheduleError, at_random, replay
-from simulation import MODELS, PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
-from waiting import CONDITIONS, EVENTS
+from evidence.explorer import protocol
+from evidence.explorer.family import SEMAPHORES
+from evidence.explorer.scenarios import SCENARIOS as LOCKS
+from evidence.explorer.search import DepthFirst, Outcome, ScheduleError, at_random, replay
+from evidence.explorer.simulation import MODELS, PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+from evidence.explorer.waiting import CONDITIONS, EVENTS
 
 SCENARIOS: Final = LOCKS | SEMAPHORES | EVENTS | CONDITIONS
 

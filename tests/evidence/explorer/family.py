@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-from scenarios import (
+from evidence.explorer.scenarios import (
     Scenario,
     idle,
     keeps,
@@ -13,8 +13,7 @@ from scenarios import (
     nothing,
     visits,
 )
-from simulation import Budget, Interrupt, Process, SimulatedMachine, SimulatedMemory, Violation, World
-
+from evidence.explorer.simulation import Budget, Interrupt, Process, SimulatedMachine, SimulatedMemory, Violation, World
 from mpbakery._system.layout import BOUNDED_SEMAPHORE, GIVEN, KIND_AT, NUMBERS, RECORD, SEMAPHORE, TAKEN, VALUE_AT
 
 

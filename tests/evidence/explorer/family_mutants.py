@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from mutants import Mutant, one_change
-from protocol import Change
-from simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+from evidence.explorer.mutants import Mutant, one_change
+from evidence.explorer.protocol import Change
+from evidence.explorer.simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
 SEMAPHORE_MUTANTS: Final = {
     "semaphore: no fence A, where one finds itself alone": one_change(

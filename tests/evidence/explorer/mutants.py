@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from protocol import Change
-from simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+from evidence.explorer.protocol import Change
+from evidence.explorer.simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from protocol import Protocol
-from simulation import Budget, Interrupt, Process, Sharing, Strategy, World
-
+from evidence.explorer.protocol import Protocol
+from evidence.explorer.simulation import Budget, Interrupt, Process, Sharing, Strategy, World
 from mpbakery._protocol.line import NAP
 from mpbakery._system.layout import NUMBERS, OWNER
 

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from protocol import Protocol
-from scenarios import Scenario
-from simulation import Abort, Process, Sharing, Violation, World
+from evidence.explorer.protocol import Protocol
+from evidence.explorer.scenarios import Scenario
+from evidence.explorer.simulation import Abort, Process, Sharing, Violation, World
 
 #: So many executions at random show which words are shared, before a search depth first begins.
 _WARM_UP = 500

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import greenlet
-from protocol import Protocol
 
+from evidence.explorer.protocol import Protocol
 from mpbakery._system import layout
 from mpbakery._system.fence import Fence
 from mpbakery._system.identity import Process as Identity

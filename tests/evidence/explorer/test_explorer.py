@@ -8,16 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from family import SEMAPHORES
-from family_mutants import SEMAPHORE_MUTANTS
-from mutants import MUTANTS as LOCK_MUTANTS
-from mutants import Mutant
-from protocol import Change, load
-from scenarios import SCENARIOS as LOCKS
-from scenarios import Scenario
-from search import DepthFirst, Outcome, ScheduleError, at_random, replay
-from simulation import DATA, MODELS, PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER, Process, Violation, World
-from waiting import CONDITION_MUTANTS, CONDITIONS, EVENT_MUTANTS, EVENTS
+
+from evidence.explorer.family import SEMAPHORES
+from evidence.explorer.family_mutants import SEMAPHORE_MUTANTS
+from evidence.explorer.mutants import MUTANTS as LOCK_MUTANTS
+from evidence.explorer.mutants import Mutant
+from evidence.explorer.protocol import Change, load
+from evidence.explorer.scenarios import SCENARIOS as LOCKS
+from evidence.explorer.scenarios import Scenario
+from evidence.explorer.search import DepthFirst, Outcome, ScheduleError, at_random, replay
+from evidence.explorer.simulation import (
+    DATA,
+    MODELS,
+    PARTIAL_STORE_ORDER,
+    SEQUENTIAL,
+    TOTAL_STORE_ORDER,
+    Process,
+    Violation,
+    World,
+)
+from evidence.explorer.waiting import CONDITION_MUTANTS, CONDITIONS, EVENT_MUTANTS, EVENTS
 
 SCENARIOS = LOCKS | SEMAPHORES | EVENTS | CONDITIONS
 MUTANTS = LOCK_MUTANTS | SEMAPHORE_MUTANTS | EVENT_MUTANTS | CONDITION_MUTANTS

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from mutants import one_change
-from scenarios import Scenario, Script, wait_until
-from simulation import (
+from evidence.explorer.mutants import one_change
+from evidence.explorer.scenarios import Scenario, Script, wait_until
+from evidence.explorer.simulation import (
     SEQUENTIAL,
     TOTAL_STORE_ORDER,
     Abort,
@@ -24,7 +24,6 @@ from simulation import (
     Violation,
     World,
 )
-
 from mpbakery._system.layout import FIRST_TICKET, FLAG, IDLE, LET_GO, NUMBERS, PID, record_of
 
 

@@ -22,15 +22,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Final, NamedTuple
 
-import storms
-from points import Operation, Outcome, Struck, Tracer, strike_everywhere
-from workers import PATIENCE, AnyLock, Crew, begin, expect, in_thread, wait_until
-
 import mpbakery
+from evidence.signals.points import Operation, Outcome, Struck, Tracer, strike_everywhere
+from evidence.storms import storms
 from mpbakery._primitives import shared
 from mpbakery._protocol import waiter
 from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, NUMBERS, PARK, record_of
 from mpbakery._system.machine import ThisMachine
+from support.workers import PATIENCE, AnyLock, Crew, begin, expect, in_thread, wait_until
 
 #: How long a handler waits, and an attempt that is not to come to sleep (s).
 _BRIEF: Final = 0.002

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from conftest import FIGURES
-from points import Report
-from situations import SITUATIONS, Comparison, compare_with_storm, strike_situation
-from workers import DEADLINE, Crew, expect
+from evidence.signals.points import Report
+from evidence.signals.situations import SITUATIONS, Comparison, compare_with_storm, strike_situation
+from support.workers import DEADLINE, Crew, expect
 
 #: What must not even come of an exception where no interpreter lets a handler run.
 NEVER = {"two in at once", "not held by who thinks so", "the holder was changed"}

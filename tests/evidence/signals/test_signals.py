@@ -15,12 +15,12 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import pytest
-import storms
-from storms import STORM, hits, weather
-from workers import PATIENCE, Crew, Puppet, expect, process_state, wait_for_waiters, wait_until
 
 import mpbakery
+from evidence.storms import storms
+from evidence.storms.storms import STORM, hits, weather
 from mpbakery._system.layout import IDLE, NUMBERS
+from support.workers import PATIENCE, Crew, Puppet, expect, process_state, wait_for_waiters, wait_until
 
 
 @pytest.fixture

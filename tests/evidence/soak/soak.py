@@ -28,16 +28,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-try:
-    import mpbakery  # noqa: F401
-except ImportError:  # a checkout in which nothing is installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-sys.path.append(str(Path(__file__).resolve().parent))  # under PYTHONSAFEPATH it is not there
+# the tests' folder, and for a checkout in which nothing is installed the one of the package
+sys.path += map(str, Path(__file__).resolve().parents[2:4])
 
-from soaking.conductor import Conductor
-from soaking.locks import MAKERS
-from soaking.plan import Plan, Size
-from soaking.verdict import Figures
+from evidence.soak.conductor import Conductor
+from evidence.soak.locks import MAKERS
+from evidence.soak.plan import Plan, Size
+from evidence.soak.verdict import Figures
 
 #: How often there is a line about the progress, where there is no terminal (s).
 _SELDOM: Final = 10.0

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import finish, start
-from soaking.plan import Plan, Size
-from workers import PATIENCE, wait_until
+
+from evidence.soak.plan import Plan, Size
+from support.scripts import finish, start
+from support.workers import PATIENCE, wait_until
 
 pytestmark = pytest.mark.tools
 

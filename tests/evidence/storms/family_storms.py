@@ -8,10 +8,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from storms import Findings, Storm
-from workers import PATIENCE
-
 import mpbakery
+from evidence.storms.storms import Findings, Storm
+from support.workers import PATIENCE
 
 #: A signal comes within this time, and an operation is repeated so often that it takes longer (s).
 _SOON = 100e-6

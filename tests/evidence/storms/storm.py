@@ -30,18 +30,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-try:
-    import mpbakery
-except ImportError:  # a checkout in which nothing is installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    import mpbakery
-# under PYTHONSAFEPATH the first is not there
-sys.path += [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2] / "support")]
+# the tests' folder, and for a checkout in which nothing is installed the one of the package
+sys.path += map(str, Path(__file__).resolve().parents[2:4])
 
-import storms
-from workers import Crew
-
+import mpbakery
+from evidence.storms import storms
 from mpbakery._programs.console import Console, duration, table
+from support.workers import Crew
 
 #: kind of lock, what handlers do, threads
 ROWS: Final = (

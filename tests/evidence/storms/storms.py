@@ -24,10 +24,9 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from workers import PATIENCE, AnyLock, Crew, begin, expect
-
 import mpbakery
 from mpbakery._system import identity
+from support.workers import PATIENCE, AnyLock, Crew, begin, expect
 
 #: What is told of leaks at most.
 _EXAMPLES = 3
@@ -715,7 +714,7 @@ def be_struck_twice(connection: Connection, lock: mpbakery.Lock) -> None:
 
 
 def main() -> None:
-    """For `python storms.py NAME [ARGUMENT]...`: one storm by itself, such as `storm_on_calls 20000`."""
+    """For `python -m evidence.storms.storms NAME [ARGUMENT]...` in tests/: one by itself, as `storm_on_calls 20000`."""
     ours, theirs = multiprocessing.Pipe()
     begin(300, storm=True)
     globals()[sys.argv[1]](theirs, *(int(word) if word.isdigit() else word for word in sys.argv[2:]))

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import finish, start
-from workers import PATIENCE
+
+from support.scripts import finish, start
+from support.workers import PATIENCE
 
 pytestmark = pytest.mark.tools
 
 SCRIPT = Path(__file__).with_name("storm.py")
-BROKEN = "import sys, broken, storm; broken.leave_in_python(); sys.exit(storm.main(sys.argv[1:]))"
+BROKEN = """\
+import sys
+from evidence.storms import storm
+from support import broken
+
+broken.leave_in_python()
+sys.exit(storm.main(sys.argv[1:]))
+"""
 
 
 def rows_of(kind: str, out: str) -> list[Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from typing import Any, Final, NamedTuple
 
-from soaking.plan import THREADS
+from evidence.soak.plan import THREADS
 
 _WORD: Final = 8
 

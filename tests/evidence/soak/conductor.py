@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import mpbakery
-from soaking.board import (
+from evidence.soak.board import (
     COLLISIONS,
     DESCRIPTORS,
     ENTERED,
@@ -34,11 +34,11 @@ from soaking.board import (
     Shape,
     ToldReader,
 )
-from soaking.life import ALWAYS, World, descriptors, memory, recovered_from
-from soaking.locks import Maker
-from soaking.plan import GENERATIONS, KILL, LASTING, VETERANS, Plan, Round, Size, is_for_spawn
-from soaking.population import Death, Population, Stuck, report
-from soaking.verdict import Account, Figures
+from evidence.soak.life import ALWAYS, World, descriptors, memory, recovered_from
+from evidence.soak.locks import Maker
+from evidence.soak.plan import GENERATIONS, KILL, LASTING, VETERANS, Plan, Round, Size, is_for_spawn
+from evidence.soak.population import Death, Population, Stuck, report
+from evidence.soak.verdict import Account, Figures
 
 #: How often the conductor looks around (s).
 _TICK: Final = 0.01

@@ -6,9 +6,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any, Final
 
-from broken import NoLock, WordsClearedTooEarly, lock_with
-
 import mpbakery
+from support.broken import NoLock, WordsClearedTooEarly, lock_with
 
 #: Makes a lock with that many slots for a start method; it goes into spawned processes, so it has to be a function.
 Maker = Callable[[int, str], Any]

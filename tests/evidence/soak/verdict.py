@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mpbakery
+from evidence.soak.board import BEGUN, COUNTER, DONE, INSIDE, MENDED, WANTING, Protected
 from mpbakery._system.layout import HIGH
-from soaking.board import BEGUN, COUNTER, DONE, INSIDE, MENDED, WANTING, Protected
 
 
 @dataclass

@@ -14,10 +14,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from workers import AnyLock, begin
-
 import mpbakery
-from soaking.board import (
+from evidence.soak.board import (
     COLLISIONS,
     DESCRIPTORS,
     ENDED,
@@ -39,8 +37,9 @@ from soaking.board import (
     Seat,
     seats_of,
 )
-from soaking.locks import Maker
-from soaking.plan import FORK, FORK_INSIDE, OWN_LOCK, PAUSE, VISIT, Life, Script, Step
+from evidence.soak.locks import Maker
+from evidence.soak.plan import FORK, FORK_INSIDE, OWN_LOCK, PAUSE, VISIT, Life, Script, Step
+from support.workers import AnyLock, begin
 
 #: The round of those that stay for all rounds.
 ALWAYS: Final = 0

@@ -13,9 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from soaking.board import BEAT, ENDED, OUT, Board, Trace, seats_of
-from soaking.life import World, inhabit
-from soaking.plan import Life, Size
+from evidence.soak.board import BEAT, ENDED, OUT, Board, Trace, seats_of
+from evidence.soak.life import World, inhabit
+from evidence.soak.plan import Life, Size
 
 #: How long a process may take to print what it is at (s).
 _PRINTING: Final = 0.5
