@@ -25,13 +25,13 @@ from typing import Final
 sys.path += map(str, Path(__file__).resolve().parents[2:4])
 
 from evidence.explorer import protocol
-from evidence.explorer.family import SEMAPHORES
-from evidence.explorer.scenarios import SCENARIOS as LOCKS
+from evidence.explorer.scenarios import SCENARIOS
+from evidence.explorer.scenarios.condition import CONDITIONS
+from evidence.explorer.scenarios.event import EVENTS
+from evidence.explorer.scenarios.lock import LOCKS
+from evidence.explorer.scenarios.semaphore import SEMAPHORES
 from evidence.explorer.search import DepthFirst, Outcome, ScheduleError, at_random, replay
-from evidence.explorer.simulation import MODELS, PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
-from evidence.explorer.waiting import CONDITIONS, EVENTS
-
-SCENARIOS: Final = LOCKS | SEMAPHORES | EVENTS | CONDITIONS
+from evidence.explorer.simulated.operations import MODELS, PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
 #: A worker tells how far it is about this often (s).
 _NEWS: Final = 0.5

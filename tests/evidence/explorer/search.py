@@ -7,8 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evidence.explorer.protocol import Protocol
-from evidence.explorer.scenarios import Scenario
-from evidence.explorer.simulation import Abort, Process, Sharing, Violation, World
+from evidence.explorer.scenarios.scenario import Scenario
+from evidence.explorer.simulated.execution import Strategy
+from evidence.explorer.simulated.operations import Abort, Violation
+from evidence.explorer.simulated.process import Process
+from evidence.explorer.simulated.sharing import Sharing
+from evidence.explorer.simulated.states import footprint, state_of
+from evidence.explorer.simulated.world import World
 
 #: So many executions at random show which words are shared, before a search depth first begins.
 _WARM_UP = 500
@@ -29,7 +34,6 @@ class Outcome:
 
 
 Progress = Callable[[Outcome], None]
-Strategy = Callable[[World, list[str]], str]
 Footprint = tuple[frozenset[int], frozenset[int]] | None
 
 
@@ -139,7 +143,7 @@ class DepthFirst:
 
     def _keep_to_bound(self, world: World, branch: _Branch, bound: int) -> None:
         # who is at it matters here: letting another one go on costs a pre-emption
-        state = hash((world.state(), branch.actions[0]))
+        state = hash((state_of(world), branch.actions[0]))
         if self._spent.get(state, bound + 1) <= branch.spent:
             branch.actions = []
             return
@@ -149,12 +153,12 @@ class DepthFirst:
             branch.actions = [first, *(action for action in others if not action[0].isdigit())]
 
     def _leave_out_sleeping(self, world: World, branch: _Branch, parent: _Branch | None) -> None:
-        branch.footprints = {action: world.footprint(action) for action in branch.actions}
+        branch.footprints = {action: footprint(world, action) for action in branch.actions}
         if parent is not None:
             taken = parent.footprints[parent.actions[parent.at]]
             asleep = parent.sleeping | {action: parent.footprints[action] for action in parent.actions[: parent.at]}
             branch.sleeping = {action: f for action, f in asleep.items() if _are_independent(f, taken)}
-        state = world.state()
+        state = state_of(world)
         sleeping = frozenset(branch.sleeping)
         before = self._slept.get(state)
         # what was asleep when the state was met before, and is not now, has not been tried yet

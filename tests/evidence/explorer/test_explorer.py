@@ -9,28 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from evidence.explorer.family import SEMAPHORES
-from evidence.explorer.family_mutants import SEMAPHORE_MUTANTS
-from evidence.explorer.mutants import MUTANTS as LOCK_MUTANTS
-from evidence.explorer.mutants import Mutant
+from evidence.explorer.mutants import MUTANTS
+from evidence.explorer.mutants.mutant import Mutant
+from evidence.explorer.promises.lock import LockWorld
 from evidence.explorer.protocol import Change, load
-from evidence.explorer.scenarios import SCENARIOS as LOCKS
-from evidence.explorer.scenarios import Scenario
+from evidence.explorer.scenarios import SCENARIOS
+from evidence.explorer.scenarios.scenario import Scenario
 from evidence.explorer.search import DepthFirst, Outcome, ScheduleError, at_random, replay
-from evidence.explorer.simulation import (
+from evidence.explorer.simulated.operations import (
     DATA,
     MODELS,
     PARTIAL_STORE_ORDER,
     SEQUENTIAL,
     TOTAL_STORE_ORDER,
-    Process,
     Violation,
-    World,
 )
-from evidence.explorer.waiting import CONDITION_MUTANTS, CONDITIONS, EVENT_MUTANTS, EVENTS
-
-SCENARIOS = LOCKS | SEMAPHORES | EVENTS | CONDITIONS
-MUTANTS = LOCK_MUTANTS | SEMAPHORE_MUTANTS | EVENT_MUTANTS | CONDITION_MUTANTS
+from evidence.explorer.simulated.process import Process
+from evidence.explorer.simulated.world import World
 
 #: How far a mutant is looked for at random, and then depth first.
 RANDOM = 4_000
@@ -177,9 +172,8 @@ def litmus(*programs: str, forbidden: tuple[int, ...]) -> Scenario:
             raise Violation("the forbidden outcome")
 
     results = [RESULTS + sum(letter.isupper() for letter in "".join(programs[:n])) for n in range(len(programs))]
-    return Scenario(
-        tuple(script(program, result) for program, result in zip(programs, results, strict=True)), check=check
-    )
+    scripts = tuple(script(program, result) for program, result in zip(programs, results, strict=True))
+    return Scenario(scripts, check=check, make=LockWorld)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,37 +1,14 @@
-"""The semaphore's protocol, broken by one small change each, like those of the lock in `mutants.py`."""
+"""The semaphore's protocol, broken by one small change each."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from evidence.explorer.mutants import Mutant, one_change
+from evidence.explorer.mutants.mutant import Mutant, one_change
 from evidence.explorer.protocol import Change
-from evidence.explorer.simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
 SEMAPHORE_MUTANTS: Final = {
-    "semaphore: no fence A, where one finds itself alone": one_change(
-        "semaphore, 2x1",
-        TOTAL_STORE_ORDER,
-        "permits",
-        """\
-                if not slot.may_be_taken:
-                    slot.may_be_taken = True
-                    slot.take()
-                elif not slot.take(False):
-                    slot.refence()
-                at_head""",
-        "                at_head",
-    ),
-    "semaphore: no fence A, before a ticket": one_change(
-        "semaphore, 3x1",
-        TOTAL_STORE_ORDER,
-        "waiter",
-        """\
-        if not slot.take(False):
-            slot.refence()
-        if words[HIGH]""",
-        "        if words[HIGH]",
-    ),
     "semaphore: a head is not HUNGRY": one_change(
         "semaphore, given by another",
         SEQUENTIAL,
@@ -115,13 +92,6 @@ SEMAPHORE_MUTANTS: Final = {
                             words[TAKEN] = words[TAKEN] + step
 """,
     ),
-    "semaphore: the place may be seen given up before TAKEN is seen": one_change(
-        "semaphore, 2x1",
-        PARTIAL_STORE_ORDER,
-        "permits",
-        "                                order()  # or",
-        "                                # or",
-    ),
     "semaphore: a permit is kept after an exception": one_change(
         "semaphore, raising, two permits",
         SEQUENTIAL,
@@ -157,27 +127,6 @@ SEMAPHORE_MUTANTS: Final = {
                 if slot.lost:
                     slot.heir = self._seats
                     continue""",
-    ),
-    "semaphore: no wake after giving up": one_change(
-        "semaphore, given and timeouts",
-        SEQUENTIAL,
-        "permits",
-        """\
-                slot.busy = nested
-                slot.line.wake_if_free()
-            except""",
-        """\
-                slot.busy = nested
-            except""",
-    ),
-    "semaphore: no wake after an exception": one_change(
-        "semaphore, raising",
-        SEQUENTIAL,
-        "permits",
-        """\
-                    slot.line.wake_if_free()
-                raise""",
-        "                raise",
     ),
     "semaphore: a handler's place is not noticed before TAKEN is stored": one_change(
         "semaphore, handlers", SEQUENTIAL, "permits", "if slot.generation is generation:", "if True:"
@@ -220,13 +169,6 @@ SEMAPHORE_MUTANTS: Final = {
         "permits",
         "itertools.count(self.line.words[record + GIVEN] + 1)",
         "itertools.count(1)",
-    ),
-    "semaphore: a dead waiter is waited for": one_change(
-        "semaphore, deaths",
-        SEQUENTIAL,
-        "waiter",
-        "return line.table.is_dead(ahead[-1][1]) and line.table.reap(ahead[-1][1], self.deadline)",
-        "return False",
     ),
     "semaphore: who waits in the doorway leaves what it would wait for to others": one_change(
         "semaphore, handlers twice", SEQUENTIAL, "waiter", "        self._line.wake_unless_held()\n", ""

@@ -1,34 +1,14 @@
-"""The protocol, broken by one small change each: the explorer has to find every one of them.
-
-Each mutant is named by what it breaks, and goes with the scenario and the memory model that show it.
-"""
+"""The lock's protocol, broken by one small change each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from evidence.explorer.mutants.mutant import Mutant, one_change
 from evidence.explorer.protocol import Change
-from evidence.explorer.simulation import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """A change of the protocol, and where to look for what it does."""
-
-    scenario: str
-    model: str
-    changes: tuple[Change, ...]
-    #: the pre-emptions that it takes to show, if it is not found at random; None for any number
-    bound: int | None = 2
-
-
-def one_change(scenario: str, model: str, module: str, old: str, new: str, *, bound: int | None = 2) -> Mutant:
-    """A mutant that differs in one place."""
-    return Mutant(scenario, model, (Change(module, old, new),), bound)
-
-
-MUTANTS: Final = {
+LOCK_MUTANTS: Final = {
     "no CHOOSING": Mutant(
         "2x1",
         SEQUENTIAL,
@@ -36,29 +16,6 @@ MUTANTS: Final = {
             Change("bakery", "words[number] = CHOOSING", "words[number] = IDLE"),
             Change("waiter", "words[slot.number] = CHOOSING", "words[slot.number] = 0"),
         ),
-    ),
-    "no fence A, where one finds itself alone": one_change(
-        "2x1",
-        TOTAL_STORE_ORDER,
-        "bakery",
-        """\
-                if not slot.may_be_taken:
-                    slot.may_be_taken = True
-                    slot.take()
-                elif not slot.take(False):
-                    slot.refence()
-                at_head""",
-        "                at_head",
-    ),
-    "no fence A, before a ticket": one_change(
-        "3x1",
-        TOTAL_STORE_ORDER,
-        "waiter",
-        """\
-        if not slot.take(False):
-            slot.refence()
-        if words[HIGH]""",
-        "        if words[HIGH]",
     ),
     "no fence B": one_change(
         "3x1",
@@ -79,13 +36,6 @@ MUTANTS: Final = {
                             words[number] = IDLE
                             slot.times[held] = token
 """,
-    ),
-    "the place may be seen given up before the owner is seen": one_change(
-        "2x1",
-        PARTIAL_STORE_ORDER,
-        "bakery",
-        "                                order()  # or",
-        "                                # or",
     ),
     "a ticket is read while its owner is in the doorway": one_change(
         "2x1", SEQUENTIAL, "waiter", "if number and (number, slot) < mine", "if number > 1 and (number, slot) < mine"
@@ -137,18 +87,6 @@ MUTANTS: Final = {
         """\
             if False:
                 pass""",
-    ),
-    "no wake after giving up": one_change(
-        "timeouts",
-        SEQUENTIAL,
-        "bakery",
-        """\
-                slot.busy = nested
-                slot.line.wake_if_free()
-            except""",
-        """\
-                slot.busy = nested
-            except""",
     ),
     "a place is kept after giving up": one_change(
         "timeouts",
@@ -252,13 +190,6 @@ MUTANTS: Final = {
     "a dead owner is waited for": one_change(
         "deaths", SEQUENTIAL, "waiter", "self.recovering = held", "self.recovering = 0"
     ),
-    "a dead waiter is waited for": one_change(
-        "deaths",
-        SEQUENTIAL,
-        "waiter",
-        "return line.table.is_dead(ahead[-1][1]) and line.table.reap(ahead[-1][1], self.deadline)",
-        "return False",
-    ),
     "a dead slot is cleared outside the claim lock": one_change(
         "a newcomer, and one dead in line",
         SEQUENTIAL,
@@ -304,15 +235,6 @@ MUTANTS: Final = {
         "waiter",
         "            self._line.machine.order()  # ATTENTION must",
         "            pass  # ATTENTION must",
-    ),
-    "no wake after an exception": one_change(
-        "raising",
-        SEQUENTIAL,
-        "bakery",
-        """\
-                    slot.line.wake_if_free()
-                raise""",
-        "                raise",
     ),
     "an acquisition that was undone counts as not released yet": one_change(
         "released after an exception", PARTIAL_STORE_ORDER, "bakery", "slot.left = slot.left + 1", "pass"
