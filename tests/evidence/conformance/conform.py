@@ -15,13 +15,12 @@ or SIGTERM, which end everything at once. What is excluded, and why, stands in e
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 # the tests' folder, and for a checkout in which nothing is installed the one of the package
 sys.path += map(str, Path(__file__).resolve().parents[2:4])
@@ -29,6 +28,7 @@ sys.path += map(str, Path(__file__).resolve().parents[2:4])
 from evidence.conformance.reports import Row
 from evidence.conformance.running import Interrupted, run_all
 from evidence.conformance.units import CLASSES, HERE, METHODS, OURS, PLACES, THEIRS, all_units
+from support.command_line import Parser, StatusLine
 
 _WIDTH: Final = max(len(f"{suite}.{name}") for suite, names in CLASSES.items() for name in names)
 _HEADER: Final = (
@@ -44,20 +44,18 @@ class Board:
         self.rows: list[Row] = []
         self._count = count
         self._quiet = quiet
-        self._live = sys.stderr.isatty()
+        self._line = StatusLine()
         if not quiet:
             print(_HEADER)
 
     def progress(self, running: int) -> None:
         """The line that is written over and over, on a terminal."""
-        if self._live:
-            print(f"\r\033[K{len(self.rows)} of {self._count} done, {running} run", end="", file=sys.stderr, flush=True)
+        self._line.show(f"{len(self.rows)} of {self._count} done, {running} run")
 
     def show(self, row: Row) -> None:
         """The row of a unit that has ended."""
         self.rows.append(row)
-        if self._live:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        self._line.clear()
         if self._quiet:
             return
         suite, name, method, place, _whose = row.unit
@@ -95,18 +93,10 @@ def _counts(row: Row) -> tuple[int, ...]:
     return row.ran, row.passed, row.failed, row.excluded, row.skipped
 
 
-class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
-
-    def error(self, message: str) -> Any:
-        """End with status 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, checked."""
     parser = Parser(
-        prog="conform", description=__doc__.partition("\n")[0], epilog="what is excluded, and why: see exclusions.py"
+        "conform", description=__doc__.partition("\n")[0], epilog="what is excluded, and why: see exclusions.py"
     )
     add = parser.add_argument
     add("methods", nargs="*", metavar="METHOD", help=f"start methods; all if none is given: {', '.join(METHODS)}")
@@ -115,7 +105,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--of", choices=(OURS, THEIRS), default=OURS, help="whose locks; mpbakery's if not given")
     add("--jobs", type=int, default=os.cpu_count(), help="how many classes side by side; one for each processor")
     add("--limit", type=float, default=180.0, metavar="SECONDS", help="when a class counts as hung; 180")
-    add("--json", action="store_true", help="the results for programs, instead of the table")
     options = parser.parse_args(arguments)
     for method in options.methods:
         if method not in METHODS:
@@ -124,6 +113,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--jobs and --limit have to be more than 0")
     if options.of == THEIRS and set(options.place or [HERE]) != {HERE}:
         parser.error("multiprocessing's own can be tested here only: it has no locks in other places")
+    options.results = parser.results(options)
     return options
 
 
@@ -136,16 +126,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"conform: no class has {options.only!r} in its name", file=sys.stderr)
         return 2
     begin = time.monotonic()
-    board = Board(len(units), quiet=options.json)
+    board = Board(len(units), quiet=options.results.alone)
     status = 0
     try:
         run_all(units, options.jobs, options.limit, board.show, board.progress)
     except Interrupted as interruption:
         print(f"\nconform: interrupted, after {len(board.rows)} of {len(units)} classes", file=sys.stderr)
         status = 128 + interruption.number
-    if options.json:
-        print(json.dumps([{**asdict(row), "unit": row.unit._asdict()} for row in board.rows], indent=2))
-    elif board.rows:
+    options.results.write([{**asdict(row), "unit": row.unit._asdict()} for row in board.rows])
+    if board.rows and not options.results.alone:
         print(board.summary(time.monotonic() - begin))
     if status:
         return status

@@ -164,7 +164,7 @@ def test_the_list_of_exclusions() -> None:
 
 @pytest.mark.parametrize("place", [NO_SHM, NO_SEMLOCK])
 def test_the_results_for_programs_from_other_places(place: str) -> None:
-    status, out, err = finish(start(SCRIPT, "fork", "--place", place, "--only", "TestLock", "--json"))
+    status, out, err = finish(start(SCRIPT, "fork", "--place", place, "--only", "TestLock", "--json", "-"))
     (row,) = json.loads(out)
     assert (status, err) == (0, "") or row["lack"]
     assert row["unit"]["place"] == place

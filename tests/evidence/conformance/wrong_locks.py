@@ -25,15 +25,16 @@ class UnboundedSemaphores(_lock_tests.BoundedSemaphoreTests):  # type: ignore[mi
 
 
 class ForgetfulEvents(_lock_tests.EventTests):  # type: ignore[misc]
-    """An event that is cleared at once has not been set for those who waited."""
+    """Whoever waited for an event is told that it was not set."""
 
     class eventtype(mpbakery.Event):
         """As the class says."""
 
         def wait(self, timeout: float | None = None) -> bool:
-            """Wait, and look again."""
+            """Wait, and say how it was before."""
+            before = self.is_set()
             super().wait(timeout)
-            return self.is_set()
+            return before
 
 
 class BarriersWithoutAction(_lock_tests.BarrierTests):  # type: ignore[misc]

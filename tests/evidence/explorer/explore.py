@@ -1,6 +1,6 @@
 """Explore the interleavings of the lock's protocol.
 
-    python tests/evidence/explorer/explore.py [--long] [--json] [--only WORD]
+    python tests/evidence/explorer/explore.py [--long] [--json FILE] [--only WORD]
 
 Prints a row for each search with the schedules and states that it went through; exits with 1 if one of them broke a
 promise, and tells the schedule that does it, which `--replay SCENARIO MODEL SCHEDULE` shows step by step.
@@ -8,8 +8,6 @@ promise, and tells the schedule that does it, which `--replay SCENARIO MODEL SCH
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import signal
 import sys
@@ -32,6 +30,7 @@ from evidence.explorer.scenarios.lock import LOCKS
 from evidence.explorer.scenarios.semaphore import SEMAPHORES
 from evidence.explorer.search import DepthFirst, Outcome, ScheduleError, at_random, replay
 from evidence.explorer.simulated.operations import MODELS, PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
+from support.command_line import Parser, StatusLine, in_range
 
 #: A worker tells how far it is about this often (s).
 _NEWS: Final = 0.5
@@ -110,7 +109,7 @@ class Board:
     def __init__(self, searches: list[Search], *, quiet: bool) -> None:
         self._searches = searches
         self._quiet = quiet
-        self._live = sys.stderr.isatty() and not quiet
+        self._line = StatusLine(quiet=quiet)
         self.running: dict[int, int] = {}
         self.ended: dict[int, tuple[Outcome, float]] = {}
         self._width = max(len(search.scenario) for search in searches)
@@ -124,17 +123,14 @@ class Board:
 
     def progress(self) -> None:
         """The line that is written over and over."""
-        if self._live:
-            schedules = sum(self.running.values())
-            text = (
-                f"{len(self.ended)} of {len(self._searches)} searches done, {schedules:,} schedules in those that run"
-            )
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        schedules = sum(self.running.values())
+        self._line.show(
+            f"{len(self.ended)} of {len(self._searches)} searches done, {schedules:,} schedules in those that run"
+        )
 
     def row(self, number: int) -> None:
         """The row of a search that has ended."""
-        if self._live:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        self._line.clear()
         if self._quiet:
             return
         search = self._searches[number]
@@ -158,9 +154,9 @@ class Board:
             f"{sum(o.states for o in outcomes):,} states; {broken} of {len(outcomes)} searches broke a promise"
         )
 
-    def as_json(self) -> str:
-        """Everything, for programs."""
-        rows = [
+    def for_programs(self) -> list[dict[str, object]]:
+        """Everything."""
+        return [
             {
                 "scenario": self._searches[number].scenario,
                 "model": self._searches[number].model,
@@ -175,7 +171,6 @@ class Board:
             }
             for number, (outcome, seconds) in sorted(self.ended.items())
         ]
-        return json.dumps(rows, indent=2)
 
 
 def run_all(searches: list[Search], jobs: int, board: Board) -> None:
@@ -237,12 +232,12 @@ def show_replay(scenario: str, model: str, schedule: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; its exit status."""
-    parser = argparse.ArgumentParser(prog="explore.py", description="Explore the interleavings of the lock's protocol.")
+    parser = Parser("explore", description="Explore the interleavings of the lock's protocol.")
     parser.add_argument("--long", action="store_true", help="hours instead of minutes")
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="searches side by side")
+    jobs = multiprocessing.cpu_count()
+    parser.add_argument("--jobs", type=in_range(int, 1, 1_000), default=jobs, help="searches side by side")
     parser.add_argument("--only", metavar="WORD", default="", help="only scenarios with this in their names")
     parser.add_argument("--seed", type=int, default=1, help="of the random searches (default 1)")
-    parser.add_argument("--json", action="store_true", help="the results for programs")
     parser.add_argument("--replay", nargs=3, metavar=("SCENARIO", "MODEL", "SCHEDULE"), help="show one execution")
     options = parser.parse_args(arguments)
     if options.replay:
@@ -250,22 +245,18 @@ def main(arguments: list[str] | None = None) -> int:
     searches = [
         s for s in (long_searches if options.long else short_searches)(options.seed) if options.only in s.scenario
     ]
-    if not searches or options.jobs < 1:
-        what = (
-            f"--jobs {options.jobs}: give at least 1" if searches else f"no scenario has {options.only!r} in its name"
-        )
-        print(what, file=sys.stderr)
-        return 2
-    board = Board(searches, quiet=options.json)
+    if not searches:
+        parser.error(f"no scenario has {options.only!r} in its name")
+    results = parser.results(options)
+    board = Board(searches, quiet=results.alone)
     interrupted = False
     try:
         run_all(searches, options.jobs, board)
     except KeyboardInterrupt:
         interrupted = True
         print("\ninterrupted", file=sys.stderr)
-    if options.json:
-        print(board.as_json())
-    elif board.ended:
+    results.write(board.for_programs())
+    if board.ended and not results.alone:
         board.summary()
     if interrupted:
         return 130

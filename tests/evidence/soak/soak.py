@@ -16,17 +16,14 @@ or SIGTERM, which end it at once, with the figures so far.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import random
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final
 
 # the tests' folder, and for a checkout in which nothing is installed the one of the package
 sys.path += map(str, Path(__file__).resolve().parents[2:4])
@@ -35,6 +32,7 @@ from evidence.soak.conductor import Conductor
 from evidence.soak.locks import MAKERS
 from evidence.soak.plan import Plan, Size
 from evidence.soak.verdict import Figures
+from support.command_line import Parser, StatusLine, in_range
 
 #: How often there is a line about the progress, where there is no terminal (s).
 _SELDOM: Final = 10.0
@@ -44,15 +42,14 @@ _OFTEN: Final = 0.2
 class Progress:
     """How far the soak is, on stderr: one line that changes on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._live = stream.isatty()
+    def __init__(self) -> None:
+        self._line = StatusLine()
         self._start = self._last = time.monotonic()
 
     def show(self, count: Callable[[], Figures]) -> None:
         """Say it, if it is time to."""
         now = time.monotonic()
-        if now - self._last < (_OFTEN if self._live else _SELDOM):
+        if now - self._last < (_OFTEN if self._line.live else _SELDOM):
             return
         self._last = now
         figures = count()
@@ -62,16 +59,14 @@ class Progress:
             f"{figures.acquisitions:,} acquisitions, {figures.kills:,} kills, "
             f"{figures.recoveries:,} recoveries, {len(figures.wrong)} wrong"
         )
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be rewritten
-            print(f"\r\x1b[K{line[:width]}", end="", file=self._stream, flush=True)
+        if self._line.live:
+            self._line.show(line)
         else:
-            print(line, file=self._stream, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Leave an empty line."""
-        if self._live:
-            print("\r\x1b[K", end="", file=self._stream, flush=True)
+        self._line.clear()
 
 
 def _minutes(seconds: float) -> str:
@@ -111,64 +106,30 @@ def table(figures: Figures) -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
 
-def number(convert: Callable[[str], Any], least: float, most: float) -> Callable[[str], Any]:
-    """What argparse converts an argument with, that has to be in a range."""
-
-    def checked(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not from {least:g} to {most:g}")
-        return value
-
-    return checked
-
-
-class Parser(argparse.ArgumentParser):
-    """Complains in one line."""
-
-    def error(self, message: str) -> Any:
-        """End with status 2."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, checked."""
-    parser = Parser(prog="soak", description=__doc__.partition("\n")[0])
+    parser = Parser("soak", description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--minutes", type=number(float, 0.01, 600), default=5, help="how long; 5 if not given")
-    add("--seed", type=number(int, 0, 2**64), help="what the plan is drawn from; made up if not given")
-    add("--workers", type=number(int, 1, 200), default=8, help="each with a child, and a child of that; 8")
-    add("--locks", type=number(int, 3, 500), default=10, help="how many at a time; 10")
-    add("--patience", type=number(float, 1, 3600), default=30, help="seconds until a process counts as stuck; 30")
+    add("--minutes", type=in_range(float, 0.01, 600), default=5, help="how long; 5 if not given")
+    add("--seed", type=in_range(int, 0, 2**64), help="what the plan is drawn from; made up if not given")
+    add("--workers", type=in_range(int, 1, 200), default=8, help="each with a child, and a child of that; 8")
+    add("--locks", type=in_range(int, 3, 500), default=10, help="how many at a time; 10")
+    add("--patience", type=in_range(float, 1, 3600), default=30, help="seconds until a process counts as stuck; 30")
     add("--lock", choices=MAKERS, default="sound", help="a broken lock, to see that it is noticed")
-    add("--json", metavar="FILE", help="write the figures to FILE; - is stdout, without the table")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.results = parser.results(options)
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Soak and report; the exit status."""
     options = parse(arguments)
-    with contextlib.ExitStack() as stack:
-        out: TextIO | None = None
-        if options.json == "-":
-            out = sys.stdout
-        elif options.json:
-            try:
-                out = stack.enter_context(open(options.json, "w", encoding="utf-8"))
-            except OSError as error:
-                print(f"soak: cannot write {options.json}: {error.strerror}", file=sys.stderr)
-                return 2
-        figures, status = soak(options)
-        if out is not sys.stdout:
-            print(table(figures))
-            for what in figures.wrong:
-                print(f"WRONG: {what}")
-        if out is not None:
-            json.dump({**asdict(figures), "slots_reclaimed": figures.slots_reclaimed}, out, indent=2)
-            print(file=out)
+    figures, status = soak(options)
+    if not options.results.alone:
+        print(table(figures))
+        for what in figures.wrong:
+            print(f"WRONG: {what}")
+    options.results.write({**asdict(figures), "slots_reclaimed": figures.slots_reclaimed})
     return 1 if figures.wrong else status
 
 
@@ -178,7 +139,7 @@ def soak(options: argparse.Namespace) -> tuple[Figures, int]:
     size = Size(options.minutes * 60, options.workers, options.locks)
     plan = Plan(seed, size)
     figures = Figures(seed, plan.digest())
-    progress = Progress(sys.stderr)
+    progress = Progress()
     conductor = Conductor(plan, size, figures, MAKERS[options.lock], options.patience, progress.show)
     status = 0
 

@@ -18,7 +18,6 @@ after Ctrl-C or SIGTERM, which end it at once, with the rows so far.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import multiprocessing.sharedctypes
 import platform
@@ -36,6 +35,7 @@ sys.path += map(str, Path(__file__).resolve().parents[2:4])
 import mpbakery
 from evidence.storms import storms
 from mpbakery._programs.console import Console, duration, table
+from support.command_line import Parser, Results, in_range
 from support.workers import Crew
 
 #: kind of lock, what handlers do, threads
@@ -124,18 +124,16 @@ def show(rows: list[Row]) -> list[str]:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The options, checked."""
-    parser = argparse.ArgumentParser(prog="storm", description=__doc__.partition("\n")[0])
-    parser.add_argument("--signals", type=positive, default=100_000, help="how many a row; 100,000 if not given")
-    parser.add_argument("--jobs", type=positive, default=2, help="how many rows at a time; 2 if not given")
-    parser.add_argument("--json", action="store_true", help="print the rows for a machine")
-    return parser.parse_args(arguments)
-
-
-def positive(text: str) -> int:
-    """A number of signals, or of rows."""
-    if not text.isdigit() or not 1 <= int(text) <= 10**9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1,000,000,000")
-    return int(text)
+    parser = Parser("storm", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--signals", type=in_range(int, 1, 10**9), default=100_000, help="how many a row; 100,000 if not given"
+    )
+    parser.add_argument(
+        "--jobs", type=in_range(int, 1, 1_000), default=2, help="how many rows at a time; 2 if not given"
+    )
+    options = parser.parse_args(arguments)
+    options.results = parser.results(options)
+    return options
 
 
 def end(number: int, _frame: object) -> None:
@@ -150,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     for number in ENDING:
         signal.signal(number, end)
-    console = Console(quiet=options.json)
+    console = Console(quiet=options.results.alone)
     crew = Crew(multiprocessing.get_context("fork"))
     rows: list[Row] = []
     try:
@@ -163,15 +161,15 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         crew.close()
         console.clear()
-        report(rows, options.json)
+        report(rows, options.results)
     return 1 if any(row.wrong for row in rows if row.lock == "mpbakery") else 0
 
 
-def report(rows: list[Row], as_json: bool) -> None:
+def report(rows: list[Row], results: Results) -> None:
     """Print the rows, and examples of what mpbakery.Lock has lost."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    if as_json:
-        print(json.dumps({"python": python, "mpbakery": mpbakery.__version__, "rows": [asdict(row) for row in rows]}))
+    results.write({"python": python, "mpbakery": mpbakery.__version__, "rows": [asdict(row) for row in rows]})
+    if results.alone:
         return
     print(python, *show(rows), sep="\n", flush=True)
     for row in rows:
