@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.namespaces import WITHOUT_SEMAPHORES, try_mount_namespace, try_pid_namespace
+from support.processes import adopt_orphans, all_processes, command_of, status_of
 from support.workers import Crew, expect
 
 START_METHODS = ("fork", "spawn", "forkserver")
@@ -34,16 +34,13 @@ NEVER_AGAIN = frozenset(
     ]
 )
 
-#: prctl(2): whoever loses its parent becomes a child of this process, so that the guard finds it.
-_PR_SET_CHILD_SUBREAPER = 36
-
 #: How long the children of a test that is over may take to end (s).
 _GRACE = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make this process the one that orphans come to, and have what it starts heed Ctrl-C, as in a terminal."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell starts in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -153,14 +150,9 @@ def _running(before: dict[int, str]) -> dict[int, str]:
 def _descendants() -> dict[int, str]:
     """The processes that descend from this one, those left out that are dead; orphans among the dead are reaped."""
     children: dict[int, list[tuple[int, bool]]] = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            fields = Path("/proc", entry, "stat").read_bytes().rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(int(fields[1]), []).append((int(entry), fields[0] in {b"Z", b"X"}))
+    for process in all_processes():
+        if fields := status_of(process):
+            children.setdefault(int(fields[1]), []).append((process, fields[0] in {b"Z", b"X"}))
     found: dict[int, str] = {}
     parents = [os.getpid()]
     while parents:
@@ -169,7 +161,7 @@ def _descendants() -> dict[int, str]:
             if dead and parent == os.getpid():
                 _reap(pid)
             elif not dead:
-                found[pid] = _command_of(pid)
+                found[pid] = command_of(pid)
             parents.append(pid)
     return found
 
@@ -179,10 +171,3 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         pass
-
-
-def _command_of(pid: int) -> str:
-    try:
-        return Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        return ""

@@ -20,6 +20,7 @@ import mpbakery
 from mpbakery._work import arena
 from support.holders import Point, allocate_when_told, count, fill, make_values, write_when_told
 from support.namespaces import without_shared_memory
+from support.processes import descriptors, mapped_memory
 from support.workers import Crew, expect, in_thread
 
 
@@ -184,8 +185,7 @@ def test_parent_and_child_allocate_apart(fork: BaseContext, crew: Crew) -> None:
 def test_memory_goes_with_the_last_value_in_it() -> None:
     def mapped() -> int:
         gc.collect()
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        return mapped_memory()
 
     before = mapped()
     big = mpbakery.RawArray("b", 1 << 28, ctx=multiprocessing.get_context("spawn"))
@@ -197,18 +197,18 @@ def test_memory_goes_with_the_last_value_in_it() -> None:
 def test_descriptors(fork: BaseContext) -> None:
     """None for fork, and one for many values otherwise, which is closed in the end."""
 
-    def descriptors() -> int:
+    def left_open() -> int:
         gc.collect()
-        return len(os.listdir("/proc/self/fd"))
+        return descriptors()
 
-    before = descriptors()
+    before = left_open()
     values = [mpbakery.RawValue("i", ctx=fork) for _ in range(5000)]
-    assert descriptors() == before
+    assert left_open() == before
     values = [mpbakery.RawValue("i", ctx=multiprocessing.get_context("spawn")) for _ in range(5000)]
-    assert descriptors() <= before + 4  # CPython before 3.13 has one more for every mmap
+    assert left_open() <= before + 4  # CPython before 3.13 has one more for every mmap
     del values
     arena._spare[True].clear()
-    assert descriptors() <= before
+    assert left_open() <= before
 
 
 def test_a_descriptor_that_was_replaced_is_not_sent() -> None:

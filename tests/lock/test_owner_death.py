@@ -17,6 +17,7 @@ import mpbakery
 from support.children import acquire_and_exit, acquire_once, hold_in_thread_without_main_thread
 from support.detectors import keep_ledger, keep_ledger_in_every_way
 from support.namespaces import in_new_pid_namespace, meet_reused_pid
+from support.processes import state_of
 from support.workers import (
     PATIENCE,
     Crew,
@@ -24,7 +25,6 @@ from support.workers import (
     expect,
     in_thread,
     kill,
-    process_state,
     wait_for_state,
     wait_for_waiters,
     wait_until,
@@ -217,7 +217,7 @@ def test_a_zombie_is_dead(fork: BaseContext, lock: mpbakery.Lock) -> None:
         wait_for_state(pid, "Z")
         with pytest.warns(mpbakery.OwnerDiedWarning, match=f"process {pid} "):
             assert lock.acquire(True, PATIENCE) is True
-        assert process_state(pid) == "Z"
+        assert state_of(pid) == "Z"
     finally:
         os.waitpid(pid, 0)
 

@@ -16,13 +16,10 @@ from mpbakery._system import segments
 from mpbakery._system.layout import FIRST_PLACE, LOCK, PLACE_UNIT, RECURSIVE_LOCK, SEGMENT_IDENTITY_AT, WORD
 from mpbakery._system.memory import attach
 from support.children import make_locks_after_a_fork_in_the_middle, make_one, use_many
+from support.processes import descriptors
 from support.workers import Crew, expect
 
 PAGE = 4096
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def mappings() -> int:

@@ -91,9 +91,8 @@ def sleep_for_ever() -> None:
         time.sleep(1)
 
 
-def meet_reused_pid(connection: Connection) -> None:
-    """The first process of a namespace, whose child dies with the lock held, and another one gets its pid."""
-    lock = mpbakery.Lock(ctx=multiprocessing.get_context("fork"))
+def fork_holder(pid: int, lock: mpbakery.Lock) -> int:
+    """Fork a child with that pid that holds the lock until it is killed; the pid that it got."""
     held, told = os.pipe()
 
     def hold() -> None:
@@ -101,8 +100,15 @@ def meet_reused_pid(connection: Connection) -> None:
         os.write(told, b"!")
         sleep_for_ever()
 
-    pid = fork_with_pid(100, hold)
+    child = fork_with_pid(pid, hold)
     os.read(held, 1)
+    return child
+
+
+def meet_reused_pid(connection: Connection) -> None:
+    """The first process of a namespace, whose child dies with the lock held, and another one gets its pid."""
+    lock = mpbakery.Lock(ctx=multiprocessing.get_context("fork"))
+    pid = fork_holder(100, lock)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     time.sleep(0.05)  # the kernel tells start times in hundredths of a second
@@ -146,15 +152,7 @@ def use_lock_made_here(connection: Connection) -> None:
 def meet_zombie_of_other_namespace(connection: Connection, pid: int) -> None:
     """Have a process with that pid hold a lock, and try to get it: it lives, whatever the old /proc says about it."""
     lock = mpbakery.Lock(ctx=multiprocessing.get_context("fork"))
-    held, told = os.pipe()
-
-    def hold() -> None:
-        lock.acquire()
-        os.write(told, b"!")
-        sleep_for_ever()
-
-    holder = fork_with_pid(pid, hold)
-    os.read(held, 1)
+    holder = fork_holder(pid, lock)
     warnings.simplefilter("ignore", mpbakery.OwnerDiedWarning)
     connection.send({"pid": holder, "two are in": lock.acquire(True, 0.5)})
 

@@ -16,7 +16,8 @@ from types import FrameType
 from typing import Any
 
 import mpbakery
-from support.workers import PATIENCE, begin, expect, process_state, wait_until
+from support.processes import mapped_memory, state_of
+from support.workers import PATIENCE, begin, expect, wait_until
 
 #: To the test, and from it; every worker has the same.
 _reports: Connection | None = None
@@ -35,9 +36,7 @@ def know(reports: Connection, gate: Connection, forbidden: str) -> None:
 def limit_memory(more: int) -> None:
     """From now on, this process gets only so much more memory (bytes)."""
     gc.collect()  # what is freed later could be had again
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGESIZE") + more
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (mapped_memory() + more, resource.RLIM_INFINITY))
 
 
 def die_while_reading(size: int) -> None:
@@ -210,7 +209,7 @@ def kill_at_once(*pids: int) -> None:
 
 
 def wait_for_death(pid: int) -> None:
-    wait_until(lambda: process_state(pid) in {"", "X", "Z"}, f"the end of process {pid}")
+    wait_until(lambda: state_of(pid) in {"", "X", "Z"}, f"the end of process {pid}")
 
 
 # --- Processes that have a pool ------------------------------------------------------------------------------------

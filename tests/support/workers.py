@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import mpbakery
+from support.processes import state_of
 
 _T = TypeVar("_T")
 
@@ -147,17 +148,8 @@ def wait_for_waiters(lock: mpbakery.Lock, count: int) -> None:
 
 
 def wait_for_state(pid: int, states: str) -> None:
-    """Wait until a process is in one of the states of /proc/<pid>/stat, such as T (stopped) or Z (zombie)."""
-    wait_until(lambda: process_state(pid) in states, f"process {pid} in state {states}")
-
-
-def process_state(pid: int) -> str:
-    """The state letter of a process, "" if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0].decode()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    """Wait until a process is in one of these states, such as T (stopped) or Z (zombie)."""
+    wait_until(lambda: state_of(pid) in states, f"process {pid} in state {states}")
 
 
 def expect(connection: Connection, seconds: float = PATIENCE) -> Any:

@@ -57,7 +57,8 @@ from support.pool_tasks import (
     wait_for_death,
     want_memory,
 )
-from support.workers import PATIENCE, Crew, expect, in_thread, in_threads, process_state, wait_for_state, wait_until
+from support.processes import descriptors, state_of
+from support.workers import PATIENCE, Crew, expect, in_thread, in_threads, wait_for_state, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -223,12 +224,12 @@ def test_a_pool_leaves_nothing_open(fork: BaseContext) -> None:
 
     use()
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     gc.disable()  # nothing waits for it
     try:
         for _ in range(3):
             use()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
     finally:
         gc.enable()
 
@@ -378,7 +379,7 @@ def test_a_death_that_another_process_hides(fork: BaseContext, scene: SceneMaker
         with pytest.raises(WorkerDiedError):
             result.get(PATIENCE)
         assert waiting.get(PATIENCE) == 9
-        assert process_state(child) == "S"
+        assert state_of(child) == "S"
     finally:
         kill_at_once(child)
 

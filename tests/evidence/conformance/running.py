@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ import mpbakery
 from evidence.conformance.reports import VARIABLE, Row, judge, left_out
 from evidence.conformance.units import NO_SEMLOCK, Unit
 from support.namespaces import WITHOUT_SEMAPHORES
+from support.processes import adopt_orphans, all_processes, command_of
 
 #: How long a unit's last processes have to end by themselves, such as a fork server, and a unit to print where it
 #: hangs (s).
@@ -28,7 +28,6 @@ GRACE: Final = 10.0
 _NAP: Final = 0.02
 #: How long a signal may go unnoticed (s).
 _LOOK: Final = 0.2
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 _ADAPTER: Final = Path(__file__).resolve().with_name("adapter.py")
 #: Where a unit imports from: the package that this process has, and the modules of the tests.
@@ -143,12 +142,11 @@ def _is_populated(group: int) -> bool:
 
 
 def _members(group: int) -> Iterator[str]:
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in all_processes():
         try:
-            if os.getpgid(int(folder.name)) == group:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                yield f"{folder.name} ({command.strip() or 'zombie'})"
-        except (ProcessLookupError, FileNotFoundError):
+            if os.getpgid(pid) == group:
+                yield f"{pid} ({command_of(pid) or 'zombie'})"
+        except ProcessLookupError:
             pass
 
 
@@ -160,7 +158,7 @@ def run_all(
     Raises Interrupted, after everything has been ended.
     """
     # what a unit leaves behind becomes a child of this process, which can then see it and reap it
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     waiting = list(units)
     running: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder, noting_signals() as noted:

@@ -15,6 +15,7 @@ from evidence.conformance.exclusions import EXCLUSIONS, Exclusion
 from evidence.conformance.reports import FAILED, KNOWN, MISSING, PASSED, SKIPPED, STARTED, Row, judge
 from evidence.conformance.running import run_all
 from evidence.conformance.units import CLASSES, LOCK_TESTS, MULTIPROCESSING, NO_SEMLOCK, NO_SHM, THEIRS, Unit
+from support.processes import children_of
 from support.scripts import finish, start
 from support.workers import wait_until
 
@@ -209,11 +210,6 @@ def test_an_interruption_ends_everything(number: signal.Signals) -> None:
 
 def descendants(pid: int) -> Iterator[int]:
     """The pids of children, and of their children."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for child in map(int, children.split()):
-            yield child
-            yield from descendants(child)
+    for child in children_of(pid):
+        yield child
+        yield from descendants(child)

@@ -20,7 +20,8 @@ import mpbakery
 from evidence.storms import storms
 from evidence.storms.storms import STORM, hits, weather
 from mpbakery._system.layout import IDLE, NUMBERS
-from support.workers import PATIENCE, Crew, Puppet, expect, process_state, wait_for_waiters, wait_until
+from support.processes import state_of
+from support.workers import PATIENCE, Crew, Puppet, expect, wait_for_waiters, wait_until
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ class Waiting:
         self.pid = self.process.pid or 0
         assert self.hear() == "ready"
         wait_until(lambda: self.pid in [waiter.pid for waiter in lock.statistics().waiters], "the child in the line")
-        wait_until(lambda: process_state(self.pid) == "S", "the child asleep")
+        wait_until(lambda: state_of(self.pid) == "S", "the child asleep")
 
     def signal(self) -> None:
         """Have the handler run, and wait until it has begun."""
@@ -300,7 +301,7 @@ def test_two_handlers_that_raise_at_once_leave_no_place_in_the_line(crew: Crew, 
     wait_for_waiters(lock, 1)
     assert waiting.pid is not None
     os.kill(waiting.pid, signal.SIGSTOP)
-    wait_until(lambda: process_state(waiting.pid or 0) == "T", "the waiter stopped")
+    wait_until(lambda: state_of(waiting.pid or 0) == "T", "the waiter stopped")
     for number in storms.BOTH:
         os.kill(waiting.pid, number)
     os.kill(waiting.pid, signal.SIGCONT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import math
 import signal
@@ -34,11 +33,12 @@ from evidence.soak.board import (
     Shape,
     ToldReader,
 )
-from evidence.soak.life import ALWAYS, World, descriptors, memory, recovered_from
+from evidence.soak.life import ALWAYS, World, recovered_from
 from evidence.soak.locks import Maker
 from evidence.soak.plan import GENERATIONS, KILL, LASTING, VETERANS, Plan, Round, Size, is_for_spawn
 from evidence.soak.population import Death, Population, Stuck, report
 from evidence.soak.verdict import Account, Figures
+from support.processes import adopt_orphans, descriptors, resident_memory
 
 #: How often the conductor looks around (s).
 _TICK: Final = 0.01
@@ -46,8 +46,6 @@ _TICK: Final = 0.01
 _LITTLE_PATIENCE: Final = 0.5
 #: What is no leak: pages that a process touches late, and an arena of a mebibyte that its allocator keeps (bytes).
 _SLACK: Final = 2 << 20
-#: prctl(2): whoever loses its parent becomes a child of this process.
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 class Conductor:
@@ -82,7 +80,7 @@ class Conductor:
     def run(self) -> None:
         """All rounds, or fewer if something is wrong, or if it is interrupted."""
         start = time.monotonic()
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt_orphans()
         warnings.simplefilter("ignore", mpbakery.OwnerDiedWarning)
         faulthandler.register(signal.SIGALRM, file=2, chain=True)
         self._figures.rounds_planned = sum(1 for _ in self._plan.rounds())
@@ -262,7 +260,7 @@ class Conductor:
     def _measure(self) -> None:
         """The descriptors and the memory of those that live as long as the soak."""
         board, words = self._board, self._board.words
-        seen = {"conductor": (descriptors(), memory())}
+        seen = {"conductor": (descriptors(), resident_memory())}
         for number in range(VETERANS):
             cells = board.place(self._size.mortals + number)
             seen[f"veteran {number + 1}"] = (words[cells + DESCRIPTORS], words[cells + MEMORY])

@@ -39,6 +39,7 @@ from evidence.soak.board import (
 )
 from evidence.soak.locks import Maker
 from evidence.soak.plan import FORK, FORK_INSIDE, OWN_LOCK, PAUSE, VISIT, Life, Script, Step
+from support.processes import descriptors, resident_memory
 from support.workers import AnyLock, begin
 
 #: The round of those that stay for all rounds.
@@ -132,7 +133,7 @@ class _Worker:
     def _measure(self) -> None:
         words, cells = self._world.board.words, self._world.board.place(self._place)
         words[cells + DESCRIPTORS] = descriptors()
-        words[cells + MEMORY] = memory()
+        words[cells + MEMORY] = resident_memory()
 
     def _run_in_thread(self, script: Script, seat: int) -> None:
         self._run(script, _Visitor(self._world, seat))
@@ -250,14 +251,3 @@ class _Visitor:
 def recovered_from(lock: Any) -> Any:
     """Who died with the lock before we got it, None if nobody did."""
     return lock.recovered_from
-
-
-def descriptors() -> int:
-    """How many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
-
-
-def memory() -> int:
-    """The resident memory of this process, in bytes."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

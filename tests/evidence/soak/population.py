@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from evidence.soak.board import BEAT, ENDED, OUT, Board, Trace, seats_of
 from evidence.soak.life import World, inhabit
 from evidence.soak.plan import Life, Size
+from support.processes import status_of
 
 #: How long a process may take to print what it is at (s).
 _PRINTING: Final = 0.5
@@ -224,11 +225,8 @@ def _send(pid: int, number: signal.Signals) -> None:
 
 def _is_gone(pid: int) -> bool:
     """Whether no thread of that process runs any more; it may not have been reaped yet."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return fields[0] in {b"Z", b"X"} and int(fields[17]) <= 1
+    fields = status_of(pid)
+    return not fields or (fields[0] in {b"Z", b"X"} and int(fields[17]) <= 1)
 
 
 @contextmanager

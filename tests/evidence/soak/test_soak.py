@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from evidence.soak.plan import Plan, Size
+from support.processes import children_of
 from support.scripts import finish, start
 from support.workers import PATIENCE, wait_until
 
@@ -93,18 +94,6 @@ def test_an_interrupt_ends_it_with_the_figures_so_far(number: int) -> None:
     assert "Traceback" not in err
     assert "acquisitions" in out
     assert "WRONG" not in out
-
-
-def children_of(parent: int) -> list[int]:
-    """The children of a process."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(path.read_bytes().rpartition(b")")[2].split()[1]) == parent:
-                children.append(int(path.parent.name))
-        except (FileNotFoundError, ProcessLookupError):
-            pass
-    return children
 
 
 @pytest.mark.parametrize(
