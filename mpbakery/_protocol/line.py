@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Span, Table
+from mpbakery._protocol.numbers import Numbered
 from mpbakery._system.layout import (
     ATTENTION,
     AWAKE,
@@ -31,13 +32,13 @@ NAP: Final = 0.05
 FAR: Final = 32
 
 
-class Line:
+class Line(Numbered):
     """The waiting room of one lock, as a process sees it.
 
     It has no references back to what holds it, so that a lock is freed as soon as nobody refers to it.
     """
 
-    __slots__ = ("_looked", "machine", "memory", "recovered", "slots", "table", "times", "told", "words")
+    __slots__ = ("_looked", "machine", "memory", "recovered", "slots", "table", "times", "told")
 
     def __init__(
         self, memory: SharedMemory, table: Table, machine: Machine, told: Callable[[int, bool], object]
@@ -85,10 +86,6 @@ class Line:
         # where loads overtake loads, OWNER could be read before the room: no shortcut there
         shortcut = self.machine.order is None
         return high, self.words[HIGH : NUMBERS + high], memoryview(array("Q", alone)) if shortcut else None
-
-    def numbers(self) -> list[int]:
-        """The numbers of all slots in use."""
-        return self.words[NUMBERS : NUMBERS + self.words[HIGH]].tolist()
 
     def attend(self) -> None:
         """After the lock became free: wake the head of the line, and see whether ATTENTION is still called for."""

@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP
+from mpbakery._protocol.numbers import Numbered
 from mpbakery._protocol.waiter import LONGEST_NAP
-from mpbakery._system.layout import ARRIVED, DEADLINE, FIRST_TICKET, HIGH, LET_GO, NUMBERS, record_of
+from mpbakery._system.layout import ARRIVED, DEADLINE, FIRST_TICKET, LET_GO, NUMBERS, record_of
 
 
 class Place:
@@ -31,10 +32,10 @@ class Place:
         self.lost = False
 
 
-class WaitingRoom:
+class WaitingRoom(Numbered):
     """The waiting room of one primitive, as a process sees it."""
 
-    __slots__ = ("_free", "_places", "_slots", "machine", "table", "times", "words")
+    __slots__ = ("_free", "_places", "_slots", "machine", "table", "times")
 
     def __init__(self, memory: SharedMemory, table: Table, machine: Machine) -> None:
         self.words = memory.words
@@ -86,10 +87,6 @@ class WaitingRoom:
         free = self._free
         if not free and not place.lost:
             free.append(place)
-
-    def numbers(self) -> list[int]:
-        """The numbers of all slots in use."""
-        return self.words[NUMBERS : NUMBERS + self.words[HIGH]].tolist()
 
     def waiting(self) -> list[int]:
         """The slots of those who wait, in the order of their tickets."""
