@@ -73,19 +73,19 @@ FOUND: dict[str, tuple[tuple[Change, ...], str, str, str]] = {
         (Change("line", "self.wake(once_more=True)", "self.wake()"),),
         "handlers",
         SEQUENTIAL,
-        "30:1 75:h0t",
+        "35:1 76:h0t",
     ),
     "a waiter tells of a death that another was told of, who took over while a handler had its place": (
         (Change("waiter", " or slot.generation is not self.generation:\n", ":\n"),),
         "a dead owner, and handlers",
         SEQUENTIAL,
-        "92:z 93:1 100:2 130:2 159:h1t 185:2",
+        "117:1 134:h1t 194:z 195:1 229:1",
     ),
     "a waiter is told of a death again after a handler that gave up": (
         (Change("bakery", "                        announced = slot.announced\n", ""),),
         "a dead owner, and handlers",
         SEQUENTIAL,
-        "86:z 87:1 109:h1t 139:t1 140:1 176:1 187:1 188:2 209:2",
+        "0:2 90:z 116:h2t 161:t2 162:2 194:2 216:2",
     ),
     "where stores overtake stores, an owner does not see that another has released for it": (
         (
@@ -110,7 +110,7 @@ FOUND: dict[str, tuple[tuple[Change, ...], str, str, str]] = {
         ),
         "condition, raising",
         SEQUENTIAL,
-        "63:h1r",
+        "69:h1r",
     ),
 }
 
