@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -44,13 +45,11 @@ def racy(slots: int, method: str) -> mpbakery.Lock:
     return lock_with(WordsClearedTooEarly, multiprocessing.get_context(method))
 
 
-_leaked: list[mpbakery.Lock] = []
-
-
 def leaked(slots: int, method: str) -> mpbakery.Lock:
-    """A lock that is never given back."""
-    _leaked.append(sound(slots, method))
-    return _leaked[-1]
+    """A lock that leaves a descriptor open."""
+    lock = sound(slots, method)
+    os.dup(lock.fileno())
+    return lock
 
 
 MAKERS: Final[dict[str, Maker]] = {make.__name__: make for make in (sound, none, racy, abandoned, untold, leaked)}
