@@ -98,6 +98,11 @@ class Segment:
         context.assert_spawning(self)
         if not self.claims.is_intact():
             raise ClaimFileLostError(f"in segment {self.identity:x}", self.claims.descriptor)
+        if os.fstat(self.claims.descriptor).st_size < self.size:
+            raise SharingError(
+                f"segment {self.identity:x}, of {self.size} bytes, is larger than files may be here (ulimit -f), and "
+                f"cannot follow into a process that is started afresh: fork, or raise that limit"
+            )
         return _attach, (reduction.DupFd(self.claims.descriptor), self.identity)
 
 
@@ -128,9 +133,11 @@ def _new(size: int, others: int) -> Segment:
     try:
         claims, mapping = _map_new(wanted)
     except OSError:
-        if wanted == least:
-            raise
-        claims, mapping = _map_new(least)  # a limit of file sizes, or of address space
+        try:
+            claims, mapping = _map_new(least)  # there is a limit of address space
+        except OSError:
+            # Or one of file sizes, which is meant for others. What is in no file is inherited by fork alone.
+            claims, mapping = ClaimFile(anonymous_file(0), owned=True), mmap.mmap(-1, least)
     identity = int.from_bytes(os.urandom(WORD), "little")
     _HEADER.pack_into(mapping, 0, SEGMENT_MAGIC, VERSION, len(mapping), identity, FIRST_PLACE)
     return Segment(mapping, claims, identity, FIRST_PLACE)

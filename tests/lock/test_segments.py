@@ -15,7 +15,7 @@ import mpbakery
 from mpbakery._system import segments
 from mpbakery._system.layout import FIRST_PLACE, LOCK, PLACE_UNIT, RECURSIVE_LOCK, SEGMENT_IDENTITY_AT, WORD
 from mpbakery._system.memory import attach
-from support.children import make_locks_after_a_fork_in_the_middle, make_one, use_many
+from support.children import make_locks_after_a_fork_in_the_middle, make_one, make_one_where_files_are_small, use_many
 from support.processes import descriptors
 from support.workers import Crew, expect
 
@@ -150,6 +150,15 @@ def test_a_new_segment_where_the_descriptor_was_closed(fresh: None) -> None:
     assert new.acquire(False) is True
     with pytest.raises(mpbakery.ClaimFileLostError):
         old.acquire()
+
+
+def test_where_files_may_not_be_large(fork: BaseContext, crew: Crew) -> None:
+    """Locks are not meant by such a limit, which is for what is written to disk; fork needs no file for them."""
+    ours, theirs = fork.Pipe()
+    crew.start(make_one_where_files_are_small, theirs)
+    told = expect(ours)
+    assert told["child sees it held"]
+    assert "ulimit -f" in told["error under spawn"]
 
 
 # --- What arrives --------------------------------------------------------------------------------------------------

@@ -177,7 +177,8 @@ def close_descriptors_and_acquire(connection: Connection, lock: mpbakery.Lock, h
 
 def make_locks_with_few_descriptors(connection: Connection) -> None:
     """Run out of descriptors, and then use the locks that there are."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    limit = max(map(int, os.listdir("/proc/self/fd"))) + 10
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     locks = []
     error = None
     while error is None:
@@ -456,6 +457,24 @@ def make_one(connection: Connection) -> None:
     made = mpbakery.Lock()
     made.acquire()
     connection.send((made._memory.segment.identity, made._memory.place))
+
+
+def make_one_where_files_are_small(connection: Connection) -> None:
+    """Share a lock with a forked child, and try to do so with one that is started afresh."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    lock = mpbakery.Lock()
+    told: dict[str, Any] = {"error under spawn": ""}
+    with lock:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(1 if lock.acquire(False) else 0)
+        told["child sees it held"] = os.waitpid(pid, 0)[1] == 0
+    try:
+        process: Any = multiprocessing.get_context("spawn").Process(target=id, args=(lock,))
+        process.start()
+    except mpbakery.SharingError as error:
+        told["error under spawn"] = str(error)
+    connection.send(told)
 
 
 class _ForkingName(str):
