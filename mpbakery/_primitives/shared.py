@@ -9,7 +9,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable
-from multiprocessing import context
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -20,6 +19,7 @@ from mpbakery._system.layout import MAX_SLOTS, NAME_BYTES
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import Memory, attach, create
 from mpbakery._system.segments import Segment
+from mpbakery._system.starting import starting_process
 
 #: How many threads can use what is shared at the same time, unless told otherwise.
 DEFAULT_SLOTS: Final = 1024
@@ -108,7 +108,7 @@ class Shared:
 
     def __reduce__(self) -> tuple[Any, ...]:
         memory = self._memory
-        if context.get_spawning_popen() is None:
+        if starting_process() is None:
             return find, (memory.identity, memory.name)
         return receive, (memory.segment, memory.place, memory.identity, memory.name, type(self), self._parts())
 
@@ -139,15 +139,19 @@ def register(*locks: Shared) -> None:
     than in the middle of its work, and makes the locks known for as long as the process lives, so that they can
     arrive in the arguments of tasks.
 
+    A lock that did not arrive here itself is passed over, and raises `UnknownLockError` when it is used: an initializer
+    that fails would have many a pool start one worker after another for ever.
+
     Raises:
         TypeError: an argument is neither a lock nor another of mpbakery's primitives.
         SlotsExhausted, ClaimFileLostError, ForeignNamespaceError: as `Lock.acquire`.
     """
     for lock in locks:
-        if not isinstance(lock, Shared):
+        if not isinstance(lock, (Shared, _UnknownLock)):
             raise TypeError(f"cannot register {lock!r}: register() takes mpbakery locks, as in register(lock, other)")
     for lock in locks:
-        lock._register()
+        if isinstance(lock, Shared):
+            lock._register()
 
 
 def needs_descriptor(ctx: BaseContext | None) -> bool:
@@ -187,27 +191,44 @@ def _checked_name(name: str | None, noun: str) -> str:
 
 
 class _UnknownLock:
-    """Stands for a lock that arrived in the arguments of a task where it is not known: every use says so."""
+    """Stands for a lock that arrived where it is not known: every use of it says so.
 
-    def __init__(self, error: UnknownLockError) -> None:
-        self._error = error
+    Unpickling does not, because what an exception does there is up to who unpickles: workers of multiprocessing's
+    pools and its copies, and of dask, die of it. Then the task is lost and waited for for ever, or given to one worker
+    after another.
+    """
+
+    def __init__(self, identity: bytes, name: str) -> None:
+        self._identity = identity
+        self._name = name
+
+    def _error(self) -> UnknownLockError:
+        return UnknownLockError(self._name, self._identity.hex())
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)  # the interpreter asks for these to find out what an object can do
-        raise self._error
+        if not name.startswith("_") and any(hasattr(kind, name) for kind in _kinds()):
+            raise self._error()
+        # who tries whether it is a data frame, for example, is no user of the lock
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __enter__(self) -> bool:
-        raise self._error
+        raise self._error()
 
     def __exit__(self, *_exception: object) -> None:
-        raise self._error
+        raise self._error()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return find, (bytes.fromhex(self._error.identity), self._error.lock)
+        return find, (self._identity, self._name)
 
     def __repr__(self) -> str:
-        return f"<UnknownLock({self._error.lock})>"
+        return f"<UnknownLock({self._name})>"
+
+
+def _kinds() -> list[type[Shared]]:
+    kinds: list[type[Shared]] = [Shared]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    return kinds
 
 
 def find(identity: bytes, name: str) -> Shared | _UnknownLock:
@@ -215,25 +236,7 @@ def find(identity: bytes, name: str) -> Shared | _UnknownLock:
     if not isinstance(identity, bytes) or not isinstance(name, str):
         raise TypeError(f"a pickled lock is its identity and its name, not {identity!r} and {name!r}")
     lock = _known.get(identity)
-    if lock is not None:
-        return lock
-    error = UnknownLockError(name, identity.hex())
-    if _in_arriving_task():
-        return _UnknownLock(error)
-    raise error
-
-
-def _in_arriving_task() -> bool:
-    """Whether a worker of a Pool or of a ProcessPoolExecutor is unpickling a task.
-
-    An exception there kills the worker, the task is lost, and a Pool waits for it for ever.
-    """
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_globals.get("__name__") in {"multiprocessing.pool", "concurrent.futures.process"}:
-            return True
-    return False
+    return _UnknownLock(identity, name) if lock is None else lock
 
 
 def receive(segment: Segment, place: int, identity: bytes, name: str, kind: type[_S], parts: tuple[Any, ...]) -> _S:

@@ -17,7 +17,6 @@ import struct
 import sys
 import weakref
 from collections.abc import Callable
-from multiprocessing import context, reduction
 from typing import Any, Final
 
 from mpbakery._errors import ClaimFileLostError, SharingError
@@ -31,6 +30,7 @@ from mpbakery._system.layout import (
     VERSION,
     WORD,
 )
+from mpbakery._system.starting import send_descriptor, starting_process
 
 #: The bytes of the smallest and of the largest segment for many places; what is larger has one of its own.
 _LEAST: Final = 4 << 20
@@ -95,7 +95,9 @@ class Segment:
         self._more.append(file)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        context.assert_spawning(self)
+        popen = starting_process()
+        if popen is None:
+            raise SharingError(f"segment {self.identity:x} can be sent to a process that is starting, and to no other")
         if not self.claims.is_intact():
             raise ClaimFileLostError(f"in segment {self.identity:x}", self.claims.descriptor)
         if os.fstat(self.claims.descriptor).st_size < self.size:
@@ -103,7 +105,7 @@ class Segment:
                 f"segment {self.identity:x}, of {self.size} bytes, is larger than files may be here (ulimit -f), and "
                 f"cannot follow into a process that is started afresh: fork, or raise that limit"
             )
-        return _attach, (reduction.DupFd(self.claims.descriptor), self.identity)
+        return _attach, (send_descriptor(self.claims.descriptor, popen), self.identity)
 
 
 def take(size: int, others: int) -> tuple[Segment, int]:

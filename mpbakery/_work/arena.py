@@ -39,17 +39,10 @@ class Arena:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         context.assert_spawning(self)
-        if self._file is None:
-            raise SharingError(
-                "a shared value was made for the fork start method, and cannot follow into a process that is started "
-                "another way: make it with ctx=, as in Value('i', ctx=multiprocessing.get_context('spawn'))"
-            )
-        if not self._file.is_intact():
-            raise SharingError(
-                f"descriptor {self._file.descriptor}, behind which is the memory of a shared value, was closed or "
-                f"replaced: the value cannot be sent to another process any more"
-            )
-        return _attach, (reduction.DupFd(self._file.descriptor), self.size)
+        raise SharingError(
+            "a shared value was pickled by another pickler than multiprocessing's, which would send a copy that nobody "
+            "shares: give the value to a multiprocessing.Process as an argument, or let a fork inherit it"
+        )
 
 
 class Piece:
@@ -68,6 +61,27 @@ class Piece:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return Piece, (self._arena, self._start, self._size)
+
+
+def _reduce(arena: Arena) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    context.assert_spawning(arena)
+    file = arena._file
+    if file is None:
+        raise SharingError(
+            "a shared value was made for the fork start method, and cannot follow into a process that is started "
+            "another way: make it with ctx=, as in Value('i', ctx=multiprocessing.get_context('spawn'))"
+        )
+    if not file.is_intact():
+        raise SharingError(
+            f"descriptor {file.descriptor}, behind which is the memory of a shared value, was closed or replaced: the "
+            f"value cannot be sent to another process any more"
+        )
+    return _attach, (reduction.DupFd(file.descriptor), arena.size)
+
+
+# Known to this pickler alone, as it is alone in knowing that a ctypes object in shared memory is more than its bytes.
+# To any other it would be these, and with them an arena that nobody looks into.
+reduction.ForkingPickler.register(Arena, _reduce)
 
 
 #: Arenas with room to spare, by whether they can be sent. Whoever allocates takes one out meanwhile, so that neither

@@ -18,7 +18,7 @@ import pytest
 
 import mpbakery
 from mpbakery._work import arena
-from support.holders import Point, allocate_when_told, count, fill, make_values, write_when_told
+from support.holders import Envelope, Point, allocate_when_told, count, fill, make_values, write_when_told
 from support.namespaces import without_shared_memory
 from support.processes import descriptors, mapped_memory
 from support.workers import Crew, expect, in_thread
@@ -56,6 +56,16 @@ def test_no_addition_is_lost(ctx: BaseContext, ctx_crew: Crew) -> None:
         ctx_crew.start(count, value, 300)
     ctx_crew.finish()
     assert value.value == 900
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("kind", ["value", "structure", "raw value"])
+def test_none_is_sent_as_a_copy(method: str, kind: str) -> None:
+    """By the pickler of another library, which takes a ctypes object for its bytes. (It has no idea of arrays.)"""
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=print, args=(Envelope(new_values(context)[kind]),))
+    with pytest.raises(mpbakery.SharingError, match="copy that nobody shares"):
+        process.start()
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import operator
 import os
 import pickle
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 import mpbakery
 from support.children import (
+    answer_tasks,
     hand_on,
     hold_while_told,
     is_same_lock,
@@ -190,6 +192,54 @@ def test_executor_with_a_lock_that_it_does_not_know(ctx: BaseContext) -> None:
         assert executor.submit(os.cpu_count).result(PATIENCE) == os.cpu_count(), "the worker must live on"
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "Condition", "Event", "Barrier"])
+def test_a_worker_of_somebody_elses_lives_on_when_an_unknown_one_arrives(kind: str, fork: BaseContext) -> None:
+    """Not the unpickling raises, of which it would die, but the use, in the task."""
+    ours, theirs = fork.Pipe()
+    crew = Crew(fork)
+    try:
+        worker = crew.start(answer_tasks, theirs)
+        late = getattr(mpbakery, kind)(*[2] * (kind == "Barrier"), ctx=fork, name="late")
+        use = "is_set" if kind == "Event" else "abort" if kind == "Barrier" else "acquire"
+        ours.send((operator.methodcaller(use), (late,)))
+        error = expect(ours)
+        assert isinstance(error, mpbakery.UnknownLockError)
+        assert error.lock == "late"
+        ours.send((os.getpid, ()))
+        assert expect(ours) == worker.pid
+    finally:
+        crew.close()
+
+
+def test_an_unknown_lock_goes_on_to_where_it_is_known(lock: mpbakery.Lock, ctx: BaseContext) -> None:
+    """As out of the server process of a manager, which has only kept it for others."""
+    with ctx.Manager() as manager:
+        kept = manager.dict()
+        kept["lock"] = lock
+        assert kept["lock"] is lock
+
+
+def test_who_asks_what_an_unknown_lock_can_do_is_no_user_of_it() -> None:
+    """Libraries ask so of each argument, in their own loops; but `acquire` must not seem to be missing."""
+    unknown = pickle.loads(pickle.dumps(mpbakery.Lock(name="gone")))
+    for name in ("dtype", "shape", "_asdict", "__dask_graph__", "__array_interface__"):
+        assert not hasattr(unknown, name)
+    for name in ("acquire", "wait", "notify_all", "is_set", "get_value", "n_waiting", "recovered_from"):
+        with pytest.raises(mpbakery.UnknownLockError, match="gone"):
+            hasattr(unknown, name)
+    assert "gone" in repr(unknown)
+
+
+def test_registering_an_unknown_lock_leaves_the_worker_alive() -> None:
+    """What a pool does whose initializer fails is to start the next worker, for ever."""
+    known = mpbakery.Lock()
+    unknown = pickle.loads(pickle.dumps(mpbakery.Lock(name="gone")))
+    mpbakery.register(unknown, known)
+    assert known.statistics().slots_in_use == 1
+    with pytest.raises(mpbakery.UnknownLockError, match="gone"), unknown:
+        pass
+
+
 @pytest.mark.parametrize("use", ["acquire", "release", "locked", "name", "statistics", "with", "owner"])
 def test_every_use_of_an_unknown_lock_in_a_task_says_so(fork: BaseContext, use: str) -> None:
     with fork.Pool(1) as pool:
@@ -248,10 +298,11 @@ def test_a_lock_that_is_gone_is_unknown(fork: BaseContext) -> None:
     lock = mpbakery.Lock(ctx=fork, name="gone")
     data = pickle.dumps(lock)
     del lock
+    unknown = pickle.loads(data)
     with pytest.raises(
         mpbakery.UnknownLockError, match=r"gone.*not known in this process.*mpbakery\.register"
     ) as caught:
-        pickle.loads(data)
+        unknown.acquire()
     assert caught.value.lock == "gone"
     assert len(bytes.fromhex(caught.value.identity)) == 16
 
@@ -268,8 +319,9 @@ def test_unknown_after_exec(lock: mpbakery.Lock) -> None:
     """A program that this one starts has nothing of it, whatever descriptors it may have inherited."""
     script = (
         "import pickle, sys, mpbakery\n"
+        "lock = pickle.load(sys.stdin.buffer)\n"
         "try:\n"
-        "    pickle.load(sys.stdin.buffer)\n"
+        "    lock.acquire()\n"
         "except mpbakery.UnknownLockError as error:\n"
         "    print(error.lock, error.identity)"
     )
@@ -310,4 +362,4 @@ def test_an_identity_that_is_none(fork: BaseContext, identity: object) -> None:
     find, (known, name) = lock.__reduce__()
     assert find(known, name) is lock
     with pytest.raises((mpbakery.UnknownLockError, TypeError), match=r"mpbakery\.register|pickled lock is"):
-        find(identity, name)
+        find(identity, name).acquire()

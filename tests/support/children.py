@@ -53,6 +53,16 @@ def use_by_name(lock: AnyLock, use: str) -> None:
         attribute()
 
 
+def answer_tasks(connection: Connection) -> None:
+    """A worker as others write them, which dies of whatever is raised while it reads a task."""
+    while True:
+        function, arguments = connection.recv()
+        try:
+            connection.send(function(*arguments))
+        except Exception as error:
+            connection.send(error)
+
+
 def is_same_lock(lock: AnyLock, others: list[AnyLock]) -> bool:
     """A task that got the lock twice."""
     return all(other is lock for other in others)
