@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
+import multiprocessing.queues
 from collections.abc import Callable, Sequence
-from multiprocessing import context
 from multiprocessing.context import BaseContext
-from typing import Any, Final, Literal, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from mpbakery._primitives.barrier import Barrier
 from mpbakery._primitives.condition import Condition
@@ -17,6 +18,14 @@ from mpbakery._primitives.semaphore import BoundedSemaphore, Semaphore
 from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._work import queues, values
 from mpbakery._work.pool import Pool
+from mpbakery._work.values import AnyLock, C, Character, Content, Float, Integer, OrTrue, T
+
+if TYPE_CHECKING:
+    import ctypes
+    from ctypes import _SimpleCData
+    from multiprocessing.sharedctypes import Synchronized, SynchronizedArray, SynchronizedBase, SynchronizedString
+
+S = TypeVar("S", bound="Factories")
 
 
 class Factories(BaseContext):
@@ -60,15 +69,15 @@ class Factories(BaseContext):
         """A barrier."""
         return Barrier(parties, action, timeout, slots=slots, name=name, ctx=self.get_context())
 
-    def Queue(self, maxsize: int = 0) -> queues.Queue:
+    def Queue(self, maxsize: int = 0) -> multiprocessing.queues.Queue[Any]:
         """A queue over a pipe, which a thread of the one who puts feeds."""
         return queues.Queue(maxsize, ctx=self.get_context())
 
-    def JoinableQueue(self, maxsize: int = 0) -> queues.JoinableQueue:
+    def JoinableQueue(self, maxsize: int = 0) -> multiprocessing.queues.JoinableQueue[Any]:
         """A queue with `task_done` and `join`."""
         return queues.JoinableQueue(maxsize, ctx=self.get_context())
 
-    def SimpleQueue(self) -> queues.SimpleQueue:
+    def SimpleQueue(self) -> multiprocessing.queues.SimpleQueue[Any]:
         """A pipe with locks."""
         return queues.SimpleQueue(ctx=self.get_context())
 
@@ -84,36 +93,96 @@ class Factories(BaseContext):
         """A pool of worker processes."""
         return Pool(processes, initializer, initargs, maxtasksperchild, self.get_context(), retries=retries)
 
+    @overload
+    def RawValue(self, typecode_or_type: type[C], *args: Any) -> C: ...
+    @overload
+    def RawValue(self, typecode_or_type: str, *args: Any) -> Any: ...
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """A shared ctypes object without a lock."""
         return values.RawValue(typecode_or_type, *args, ctx=self.get_context())
 
-    def RawArray(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any]) -> Any:
+    @overload
+    def RawArray(self, typecode_or_type: type[C], size_or_initializer: Content) -> ctypes.Array[C]: ...
+    @overload
+    def RawArray(self, typecode_or_type: str, size_or_initializer: Content) -> Any: ...
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: Content) -> Any:
         """A shared ctypes array without a lock."""
         return values.RawArray(typecode_or_type, size_or_initializer, ctx=self.get_context())
 
+    @overload  # type: ignore[override]
+    def Value(self, typecode_or_type: Integer, *args: Any, lock: OrTrue = True) -> Synchronized[int]: ...
+    @overload
+    def Value(self, typecode_or_type: Float, *args: Any, lock: OrTrue = True) -> Synchronized[float]: ...
+    @overload
+    def Value(self, typecode_or_type: str, *args: Any, lock: OrTrue = True) -> Synchronized[Any]: ...
+    @overload
+    def Value(self, typecode_or_type: type[_SimpleCData[T]], *args: Any, lock: OrTrue = True) -> Synchronized[T]: ...
+    @overload
+    def Value(self, typecode_or_type: type[C], *args: Any, lock: OrTrue = True) -> SynchronizedBase[C]: ...
+    @overload
+    def Value(self, typecode_or_type: type[C], *args: Any, lock: Literal[False]) -> C: ...
+    @overload
+    def Value(self, typecode_or_type: str | type[C], *args: Any, lock: bool | AnyLock = True) -> Any: ...
     def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
         """A shared ctypes object with a lock."""
         return values.Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
 
-    def Array(self, typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True) -> Any:
+    @overload  # type: ignore[override]
+    def Array(
+        self, typecode_or_type: Integer, size_or_initializer: Content, *, lock: OrTrue = True
+    ) -> SynchronizedArray[int]: ...
+    @overload
+    def Array(
+        self, typecode_or_type: Float, size_or_initializer: Content, *, lock: OrTrue = True
+    ) -> SynchronizedArray[float]: ...
+    @overload
+    def Array(
+        self, typecode_or_type: Character, size_or_initializer: Content, *, lock: OrTrue = True
+    ) -> SynchronizedString: ...
+    @overload
+    def Array(
+        self, typecode_or_type: str, size_or_initializer: Content, *, lock: OrTrue = True
+    ) -> SynchronizedArray[Any]: ...
+    @overload
+    def Array(
+        self, typecode_or_type: type[_SimpleCData[T]], size_or_initializer: Content, *, lock: OrTrue = True
+    ) -> SynchronizedArray[T]: ...
+    @overload
+    def Array(
+        self, typecode_or_type: type[C], size_or_initializer: Content, *, lock: Literal[False]
+    ) -> ctypes.Array[C]: ...
+    @overload
+    def Array(
+        self, typecode_or_type: str | type[C], size_or_initializer: Content, *, lock: bool | AnyLock = True
+    ) -> Any: ...
+    def Array(self, typecode_or_type: Any, size_or_initializer: Content, *, lock: Any = True) -> Any:
         """A shared ctypes array with a lock."""
         return values.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
 
-    def get_context(self, method: str | None = None) -> Any:
+    @overload  # type: ignore[override]
+    def get_context(self: S, method: None = None) -> S: ...
+    @overload
+    def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+    @overload
+    def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+    @overload
+    def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+    @overload
+    def get_context(self, method: str) -> ForkContext | SpawnContext | ForkServerContext: ...
+    def get_context(self, method: str | None = None) -> Factories:
         """This context, or that of another start method."""
         return self if method is None else get_context(method)
 
 
-class ForkContext(Factories, context.ForkContext):
+class ForkContext(Factories, multiprocessing.context.ForkContext):
     """Children are forked."""
 
 
-class SpawnContext(Factories, context.SpawnContext):
+class SpawnContext(Factories, multiprocessing.context.SpawnContext):
     """Children are started anew."""
 
 
-class ForkServerContext(Factories, context.ForkServerContext):
+class ForkServerContext(Factories, multiprocessing.context.ForkServerContext):
     """Children are forked from a server process, which was started anew."""
 
 

@@ -132,10 +132,12 @@ class LateWord:
 
     __slots__ = ("offset",)
 
-    __index__ = property(operator.attrgetter("offset"))
+    #: what `offset_to` says of the word
+    offset: Callable[[], int]
+
+    __index__: property = property(operator.attrgetter("offset"))
 
     def __init__(self) -> None:
-        #: what `offset_to` says of the word
         self.offset = self.offset_to(SCRATCH)
 
     @staticmethod

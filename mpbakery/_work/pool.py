@@ -84,7 +84,8 @@ class Pool(standard.Pool):
         self._inqueue = self._outqueue = dispatcher
         self._quick_put = dispatcher.dispatch
         self._quick_get = dispatcher.get
-        self.Process = dispatcher.employ  # type: ignore[assignment, method-assign]
+        # not as an attribute, which would have another type than the base class's, for all who check types
+        vars(self)["Process"] = dispatcher.employ
         self._context, self._ctx = self._ctx, _Notifying()  # type: ignore[has-type]
 
     def _get_sentinels(self) -> list[Any]:

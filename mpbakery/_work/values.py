@@ -6,9 +6,9 @@ import ctypes
 from collections.abc import Callable, Sequence
 from multiprocessing import context, sharedctypes
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
-from mpbakery._primitives.lock import Lock
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.shared import needs_descriptor
 from mpbakery._protocol.bakery import OfThread
@@ -16,19 +16,41 @@ from mpbakery._work.arena import Piece, allocate
 
 if TYPE_CHECKING:
     from ctypes import _SimpleCData
-    from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
+    from multiprocessing.sharedctypes import Synchronized, SynchronizedArray, SynchronizedBase, SynchronizedString
 
-_T = TypeVar("_T")
+T = TypeVar("T")
+C = TypeVar("C", bound="ctypes._CData")
+Integer: TypeAlias = Literal["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q"]
+Float: TypeAlias = Literal["f", "d"]
+Character: TypeAlias = "Literal['c'] | type[ctypes.c_char]"
+Content: TypeAlias = "int | Sequence[Any]"
+OrTrue: TypeAlias = "AnyLock | Literal[True]"
 _Context: TypeAlias = "BaseContext | None"
 
 # the standard library has no types for these two
 _TYPES: Final[dict[object, Any]] = sharedctypes.typecode_to_type  # type: ignore[attr-defined]
 _rebuild: Final[Callable[[Any, Piece, None], Any]] = sharedctypes.rebuild_ctype  # type: ignore[attr-defined]
 
+
+class AnyLock(Protocol):
+    """A lock for the accesses to a value: of mpbakery, of multiprocessing, or of a manager."""
+
+    def acquire(self, block: bool = ..., timeout: float | None = ..., /) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
 #: What wraps values here, by what does in the standard library.
 _wrappers: Final[dict[type, type]] = {}
 
 
+@overload
+def RawValue(typecode_or_type: type[C], *args: Any, ctx: _Context = None) -> C: ...
+@overload
+def RawValue(typecode_or_type: str, *args: Any, ctx: _Context = None) -> Any: ...
 def RawValue(typecode_or_type: Any, *args: Any, ctx: _Context = None) -> Any:
     """A ctypes object in shared memory, without a lock.
 
@@ -47,7 +69,11 @@ def RawValue(typecode_or_type: Any, *args: Any, ctx: _Context = None) -> Any:
     return value
 
 
-def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, ctx: _Context = None) -> Any:
+@overload
+def RawArray(typecode_or_type: type[C], size_or_initializer: Content, *, ctx: _Context = None) -> ctypes.Array[C]: ...
+@overload
+def RawArray(typecode_or_type: str, size_or_initializer: Content, *, ctx: _Context = None) -> Any: ...
+def RawArray(typecode_or_type: Any, size_or_initializer: Content, *, ctx: _Context = None) -> Any:
     """A ctypes array in shared memory, without a lock: so many zeros, or the elements given. Else as `RawValue`."""
     kind = _type_of(typecode_or_type)
     if isinstance(size_or_initializer, int):
@@ -58,15 +84,21 @@ def RawArray(typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *,
 
 
 @overload
-def Value(
-    typecode_or_type: type[_SimpleCData[_T]], *args: Any, lock: Lock | Literal[True] = True, ctx: _Context = None
-) -> Synchronized[_T]: ...
+def Value(typecode_or_type: Integer, *args: Any, lock: OrTrue = True, ctx: _Context = None) -> Synchronized[int]: ...
+@overload
+def Value(typecode_or_type: Float, *args: Any, lock: OrTrue = True, ctx: _Context = None) -> Synchronized[float]: ...
+@overload
+def Value(typecode_or_type: str, *args: Any, lock: OrTrue = True, ctx: _Context = None) -> Synchronized[Any]: ...
 @overload
 def Value(
-    typecode_or_type: str, *args: Any, lock: Lock | Literal[True] = True, ctx: _Context = None
-) -> Synchronized[Any]: ...
+    typecode_or_type: type[_SimpleCData[T]], *args: Any, lock: OrTrue = True, ctx: _Context = None
+) -> Synchronized[T]: ...
 @overload
-def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: _Context = None) -> Any: ...
+def Value(typecode_or_type: type[C], *args: Any, lock: OrTrue = True, ctx: _Context = None) -> SynchronizedBase[C]: ...
+@overload
+def Value(typecode_or_type: type[C], *args: Any, lock: Literal[False], ctx: _Context = None) -> C: ...
+@overload
+def Value(typecode_or_type: str | type[C], *args: Any, lock: bool | AnyLock = True, ctx: _Context = None) -> Any: ...
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: _Context = None) -> Any:
     """A ctypes object in shared memory, with a lock around each access to it.
 
@@ -85,19 +117,37 @@ def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: _Context = N
 
 @overload
 def Array(
-    typecode_or_type: type[_SimpleCData[_T]],
-    size_or_initializer: int | Sequence[Any],
-    *,
-    lock: Lock | Literal[True] = True,
-    ctx: _Context = None,
-) -> SynchronizedArray[_T]: ...
+    typecode_or_type: Integer, size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+) -> SynchronizedArray[int]: ...
 @overload
 def Array(
-    typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True, ctx: _Context = None
-) -> Any: ...
+    typecode_or_type: Float, size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+) -> SynchronizedArray[float]: ...
+@overload
 def Array(
-    typecode_or_type: Any, size_or_initializer: int | Sequence[Any], *, lock: Any = True, ctx: _Context = None
-) -> Any:
+    typecode_or_type: Character,
+    size_or_initializer: Content,
+    *,
+    lock: OrTrue = True,
+    ctx: _Context = None,
+) -> SynchronizedString: ...
+@overload
+def Array(
+    typecode_or_type: str, size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+) -> SynchronizedArray[Any]: ...
+@overload
+def Array(
+    typecode_or_type: type[_SimpleCData[T]], size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+) -> SynchronizedArray[T]: ...
+@overload
+def Array(
+    typecode_or_type: type[C], size_or_initializer: Content, *, lock: Literal[False], ctx: _Context = None
+) -> ctypes.Array[C]: ...
+@overload
+def Array(
+    typecode_or_type: str | type[C], size_or_initializer: Content, *, lock: bool | AnyLock = True, ctx: _Context = None
+) -> Any: ...
+def Array(typecode_or_type: Any, size_or_initializer: Content, *, lock: Any = True, ctx: _Context = None) -> Any:
     """A ctypes array in shared memory, with a lock around each access to it: `RawArray` with the lock of `Value`."""
     return _locked(RawArray(typecode_or_type, size_or_initializer, ctx=ctx), lock, ctx)
 

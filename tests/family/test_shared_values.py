@@ -109,9 +109,9 @@ def test_the_lock_may_be_given(fork: BaseContext) -> None:
         assert lock.locked()
     assert not lock.locked()
     assert isinstance(mpbakery.Value("i", lock=False), ctypes.c_int)
-    assert isinstance(mpbakery.Array("i", 2, lock=None).get_lock(), mpbakery.RLock)
+    assert isinstance(mpbakery.Array("i", 2, lock=None).get_lock(), mpbakery.RLock)  # type: ignore[call-overload]
     with pytest.raises(AttributeError, match="lock is 'no lock', which has no method 'acquire'"):
-        mpbakery.Value("i", lock="no lock")
+        mpbakery.Value("i", lock="no lock")  # type: ignore[call-overload]
 
 
 def test_acquire_and_release_are_of_the_thread_that_calls_them(fork: BaseContext) -> None:
@@ -138,7 +138,7 @@ def test_acquire_and_release_are_of_the_thread_that_calls_them(fork: BaseContext
 @pytest.mark.parametrize("kind", ["x", 5, int, None], ids=repr)
 def test_what_is_no_type(kind: object) -> None:
     with pytest.raises(TypeError, match=r"bad typecode .*typecodes"):
-        mpbakery.Value(kind)
+        mpbakery.Value(kind)  # type: ignore[call-overload]
 
 
 def test_a_length_that_is_none() -> None:
