@@ -140,7 +140,7 @@ def test_who_has_gone_is_not_found_by_its_pickle(fresh: None) -> None:
     gc.collect()
     assert mpbakery.Lock()._memory.place != place
     with pytest.raises(mpbakery.UnknownLockError):
-        pickle.loads(pickled)
+        pickle.loads(pickled).acquire()
 
 
 def test_a_new_segment_where_the_descriptor_was_closed(fresh: None) -> None:
