@@ -75,6 +75,7 @@ def pathos() -> Iterator[Submit]:
 
 @contextmanager
 def mpire(method: str) -> Iterator[Submit]:
+    mpbakery.install()  # or a worker that is killed takes a lock of mpire's own queues along, in one of some 200 runs
     with importlib.import_module("mpire").WorkerPool(1, start_method=method) as workers:
         workers.apply(abs, (1,))
         yield lambda function, *arguments: workers.apply(function, arguments)
