@@ -18,6 +18,7 @@ import mpbakery
 from mpbakery._programs import demo, halfbaked
 from mpbakery._programs.console import Console, cleared, plural
 from mpbakery._programs.ledger import TornRecordError
+from mpbakery._system import network
 
 FINE: Final = 0
 FAILED: Final = 1
@@ -88,7 +89,8 @@ def _demo_parser() -> _Parser:
         "Count the words of many files with a multiprocessing.Pool whose workers\n"
         "write one ledger under one lock, and kill one of them while it holds it.\n\n"
         "halfbaked as the first argument runs the recipe of the half-baked mutex\n"
-        "instead: see halfbaked --help. (A folder of that name is ./halfbaked.)",
+        "instead, and cluster shows the locks of a server: see halfbaked --help and\n"
+        "cluster --help. (Folders of these names are ./halfbaked and ./cluster.)",
         "a record is torn or lost, or the serial count differs",
     )
     parser.add_argument(
@@ -102,8 +104,43 @@ def _demo_parser() -> _Parser:
         help="how many processes (%(default)s)",
     )
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="let all workers live")
-    parser.add_argument("--lock", choices=demo.LOCKS, default=demo.LOCKS[0], help="whose lock (%(default)s)")
+    parser.add_argument(
+        "--lock",
+        type=_lock,
+        default=demo.LOCKS[0],
+        metavar="LOCK",
+        help=f"whose lock: {', '.join(demo.LOCKS)}, or that of a server, postgresql://… (%(default)s)",
+    )
+    parser.add_argument(
+        "--machines",
+        type=lambda names: tuple(filter(None, names.split(","))),
+        default=(),
+        metavar="NAME,…",
+        help="spread the workers over these network namespaces, from which they reach the server",
+    )
     return parser
+
+
+def _cluster_parser() -> _Parser:
+    parser = _Parser(
+        prog=f"{_PROGRAM} cluster",
+        description="Get a PostgreSQL server ready for mpbakery.cluster.Lock, look whether it is\n"
+        "set up well, and show the locks, who holds them, and who waits.",
+        epilog=_STATUSES.format(wrong="the server has something that a lock does not bear"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("url", help="postgresql://user@host:port/database, as the locks are given it")
+    parser.add_argument("--all", action="store_true", help="show locks that nobody holds or awaits, too")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
+    parser.add_argument("--version", action="version", version=f"mpbakery {mpbakery.__version__}")
+    return parser
+
+
+def _lock(text: str) -> str:
+    if text not in demo.LOCKS and not text.startswith(demo.SERVERS):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(demo.LOCKS)}, postgresql://…")
+    return text
 
 
 def _halfbaked_parser() -> _Parser:
@@ -140,9 +177,16 @@ def _run_demo(arguments: Sequence[str]) -> int:
     console = Console(quiet=options.json)
     console.say(f"Counting words: {plural(len(files), 'file')} in {folder}")
     workers = plural(options.workers, "worker")
-    console.say(f"{workers} of a multiprocessing.Pool, one ledger file, one {options.lock}.Lock")
+    for machine in options.machines:
+        if refusal := network.refusal(machine):
+            parser.error(f"network namespace {machine!r} cannot be entered: {refusal.strerror}")
+    settings = demo.Settings(files, options.workers, options.lock, options.kill, options.limit, options.machines)
+    try:
+        settings.make_lock()
+    except ValueError as error:
+        parser.error(str(error))
+    console.say(f"{workers} of a multiprocessing.Pool, one ledger file, one {settings.lock_name}.Lock")
     console.gap()
-    settings = demo.Settings(files, options.workers, options.lock, options.kill, options.limit)
     with cleared(console):
         result = demo.run(settings, console)
     if options.json:
@@ -162,6 +206,23 @@ def _run_halfbaked(arguments: Sequence[str]) -> int:
     else:
         halfbaked.report(result, settings, console)
     return STUCK if result.stalled else FINE if result.is_right else FAILED
+
+
+def _run_cluster(arguments: Sequence[str]) -> int:
+    # it needs psycopg, which only those have who use it
+    from mpbakery._programs import server
+
+    parser = _cluster_parser()
+    options = parser.parse_args(arguments)
+    try:
+        report = server.inspect(options.url)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json:
+        _print_json(server.as_json(report))
+    else:
+        server.show(report, Console(quiet=False), everything=options.all)
+    return FINE if report.is_good else FAILED
 
 
 def _print_json(result: dict[str, Any]) -> None:
@@ -197,11 +258,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if arguments[:1] == ["halfbaked"]:
             return _run_halfbaked(arguments[1:])
+        if arguments[:1] == ["cluster"]:
+            return _run_cluster(arguments[1:])
         return _run_demo(arguments)
     except BrokenPipeError:
         _drop_output()
         return 128 + signal.SIGPIPE
-    except (OSError, ImportError, TornRecordError) as error:
+    except (OSError, ImportError, TornRecordError, mpbakery.MpbakeryError) as error:
         _drop_output()
         with contextlib.suppress(OSError, AttributeError):
             sys.stderr.write(f"{_PROGRAM}: {_describe(error)}\n")

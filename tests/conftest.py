@@ -15,7 +15,7 @@ import pytest
 
 from support.namespaces import WITHOUT_SEMAPHORES, try_mount_namespace, try_pid_namespace
 from support.processes import adopt_orphans, all_processes, command_of, status_of
-from support.workers import Crew, expect
+from support.workers import SERVICES, Crew, expect
 
 START_METHODS = ("fork", "spawn", "forkserver")
 
@@ -25,6 +25,8 @@ FIGURES = "figures"
 #: Modules whose tests CI does not try a second time: where they fail, the lock has a fault. Nor does it any storm.
 NEVER_AGAIN = frozenset(
     [
+        "test_cluster_points",
+        "test_cluster_restarts",
         "test_crash_points",
         "test_exclusion",
         "test_ground",
@@ -162,7 +164,8 @@ def _descendants() -> dict[int, str]:
                 _reap(pid)
             elif not dead:
                 found[pid] = command_of(pid)
-            parents.append(pid)
+            if pid not in SERVICES:
+                parents.append(pid)
     return found
 
 

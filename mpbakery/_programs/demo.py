@@ -9,17 +9,19 @@ worker is dead and whose record is missing is given out again.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import re
 import signal
+import socket
 import sysconfig
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import resource_tracker, sharedctypes
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -27,20 +29,23 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import mpbakery
 from mpbakery._programs.console import Console, duration, evenness, plural, show_evenness, table
 from mpbakery._programs.ledger import Audit, Ledger, Record, Takeover
-from mpbakery._system import identity
+from mpbakery._system import identity, network
 
 if TYPE_CHECKING:
     from ctypes import Array, c_int64
     from multiprocessing.pool import Pool
     from multiprocessing.synchronize import Lock as MultiprocessingLock
 
-    AnyLock = mpbakery.Lock | MultiprocessingLock
+    from mpbakery import cluster
+
+    AnyLock = mpbakery.Lock | cluster.Lock | MultiprocessingLock
     Board = Array[c_int64]
 
 #: The signals that end a program from outside.
 ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Which locks the job can be run with.
+#: Which locks the job can be run with, beside one on a server, which is given by its URL.
 LOCKS: Final = ("mpbakery", "multiprocessing")
+SERVERS: Final = ("postgresql://", "postgres://")
 
 _WORD: Final = re.compile(r"\w+")
 #: A file is read in pieces of so many characters: it could be larger than the memory.
@@ -147,8 +152,13 @@ def _live() -> None:
 _worker: _Worker | None = None
 
 
-def _start_worker(lock: AnyLock, board: Board, ledger: str) -> None:
+def _start_worker(lock: AnyLock, board: Board, ledger: str, machines: Sequence[str]) -> None:
     global _worker
+    if machines:
+        process = multiprocessing.current_process()
+        machine = machines[process._identity[-1] % len(machines)]
+        network.enter(machine)
+        process.name += f"@{machine}"
     # the only one of the ENDINGS, which are blocked here, that is for a worker: the pool's terminate() sends it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
@@ -204,7 +214,8 @@ class Share:
 class Settings:
     """What to do: the files to count, by how many workers, under which of `LOCKS`.
 
-    `kill` is whether one worker is to die; `limit` how many seconds without a record count as a stall.
+    `kill` is whether one worker is to die; `limit` how many seconds without a record count as a stall; `machines` are
+    the network namespaces that the workers are spread over.
     """
 
     files: Sequence[str]
@@ -212,6 +223,25 @@ class Settings:
     lock: str = "mpbakery"
     kill: bool = True
     limit: float = 10.0
+    machines: Sequence[str] = ()
+
+    @property
+    def lock_name(self) -> str:
+        """Whose lock it is: the URL of a server may have a password."""
+        return "mpbakery.cluster" if self.lock.startswith(SERVERS) else self.lock
+
+    def make_lock(self) -> AnyLock:
+        """A new lock.
+
+        Raises ValueError if it has a URL that is none, and ImportError if there is no psycopg for it.
+        """
+        if self.lock.startswith(SERVERS):
+            # not at the top: it needs more than the standard library
+            made: cluster.Lock = importlib.import_module("mpbakery.cluster").Lock(
+                self.lock, f"python3 -m mpbakery, {os.getpid()} on {socket.gethostname()}"
+            )
+            return made
+        return mpbakery.Lock(name="ledger") if self.lock == "mpbakery" else multiprocessing.Lock()
 
 
 @dataclass
@@ -226,7 +256,7 @@ class Result:
     opened: float = 0.0
     seconds: float = 0.0
     stall: Stall | None = None
-    statistics: mpbakery.Statistics | None = None
+    statistics: mpbakery.Statistics | cluster.Statistics | None = None
     audit: Audit | None = None
     serial: list[int | None] = field(default_factory=list)
     serial_seconds: float = 0.0
@@ -336,9 +366,9 @@ class _Job:
         self._result = result
         self._console = console
         self._ledger = ledger
-        self._lock: AnyLock = mpbakery.Lock(name="ledger") if settings.lock == "mpbakery" else multiprocessing.Lock()
+        self._lock = settings.make_lock()
         self._board: Board = sharedctypes.RawArray("q", len(files))
-        self._initargs = (self._lock, self._board, path)
+        self._initargs = (self._lock, self._board, path, settings.machines)
         self._pending = set(range(len(files)))
         #: neither the first task nor the last, where there are others: the job goes on before and after the death
         self._fatal = len(files) * 2 // 5 if settings.kill else -1
@@ -348,6 +378,7 @@ class _Job:
     def run(self, mask: set[int]) -> None:
         """Do it, with signals blocked but while the pool works, when they are as `mask` says."""
         result, settings = self._result, self._settings
+        before = self._statistics()
         with _pool(settings.workers, self._initargs, mask) as pool:
             self._team = {process.pid or 0: process for process in _processes()}
             result.team = {pid: process.name for pid, process in self._team.items()}
@@ -361,8 +392,14 @@ class _Job:
         self._console.clear()
         if result.records:
             result.seconds = result.records[-1].acquired - result.opened
-        if isinstance(self._lock, mpbakery.Lock):
-            result.statistics = self._lock.statistics()
+        statistics = self._statistics()
+        if statistics is not None and before is not None:
+            # a server also knows of others who had the name before us
+            result.statistics = replace(
+                statistics,
+                acquisitions=statistics.acquisitions - before.acquisitions,
+                recoveries=statistics.recoveries - before.recoveries,
+            )
 
     def _await_workers(self, workers: int) -> None:
         deadline = time.monotonic() + _START_LIMIT
@@ -433,7 +470,7 @@ class _Job:
                 self._hand_out(pool, file, fatal=False)
 
     def _tell_of_casualty(self, dead: Casualty) -> None:
-        if dead.holding and self._settings.lock == "mpbakery":
+        if dead.holding and self._settings.lock != "multiprocessing":
             return  # that is told as soon as the lock is handed over
         doing = "got the lock, wrote half of its record, and " if dead.holding else ""
         after = "" if dead.holding else "; another does its task"
@@ -449,10 +486,16 @@ class _Job:
         """The workers that do it at this moment."""
         return {cell >> 2 for cell in self._board[:] if cell & 3 == what}
 
+    def _statistics(self) -> mpbakery.Statistics | cluster.Statistics | None:
+        """What the lock tells of itself."""
+        tell = getattr(self._lock, "statistics", None)
+        return tell() if tell is not None else None
+
     def _stall(self, seconds: float) -> Stall:
         waiting = len(self._doing(_WAITING))
-        if isinstance(self._lock, mpbakery.Lock):
-            owner = self._lock.owner
+        statistics = self._statistics()
+        if statistics is not None:
+            owner = statistics.owner
             holder = owner.pid if owner else None
             account = f"held by {owner.process} (pid {owner.pid})" if owner else "held by nobody"
         else:
@@ -533,7 +576,7 @@ def _report_stall(result: Result, stall: Stall, console: Console) -> None:
         )
     console.tell(f"Stuck: no record in the last {duration(stall.seconds)}; {counted}. {why}", good=False)
     console.say(f"    What the lock itself can tell: {stall.lock}")
-    if result.settings.lock != "mpbakery" and stall.holder_is_dead:
+    if result.settings.lock == "multiprocessing" and stall.holder_is_dead:
         console.say("    So it would stay for ever. With mpbakery.Lock, the job goes on.")
 
 
@@ -578,7 +621,7 @@ def as_json(result: Result) -> dict[str, Any]:
     """Everything for a machine; times in seconds."""
     audit, stall, statistics = result.audit, result.stall, result.statistics
     return {
-        "lock": result.settings.lock,
+        "lock": result.settings.lock_name,
         "start_method": multiprocessing.get_start_method(),
         "files": len(result.settings.files),
         "records": len(result.records),

@@ -31,6 +31,8 @@ _T = TypeVar("_T")
 DEADLINE = 90.0
 #: How long a test waits for one thing to happen (s).
 PATIENCE = 30.0
+#: Servers that a test has started and will end, by their pids: their own children come and go.
+SERVICES: set[int] = set()
 
 
 class AnyLock(Protocol):
