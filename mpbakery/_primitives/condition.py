@@ -6,7 +6,7 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
-from mpbakery._errors import NotOwnedError
+from mpbakery._errors import NotOwnedError, called
 from mpbakery._primitives.lock import Lock
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.shared import DEFAULT_SLOTS, needs_descriptor
@@ -39,7 +39,6 @@ class Condition(SharedRoom):
     __slots__ = ("_lock",)
 
     _kind = CONDITION
-    _noun = "condition"
     _keeping = True
 
     def __init__(
@@ -206,7 +205,7 @@ class Condition(SharedRoom):
     def _must_be_mine(self, verb: str) -> None:
         if not self._lock._is_mine():
             raise NotOwnedError(
-                f"must acquire() condition before using {verb}(): lock {self._lock.name} is not held by this thread"
+                f"must acquire() condition before using {verb}(): {called(self._lock.name)} is not held by this thread"
             )
 
     def _parts(self) -> tuple[Any, ...]:

@@ -30,7 +30,6 @@ class Event(SharedRoom):
     __slots__ = ()
 
     _kind = EVENT
-    _noun = "event"
 
     def __init__(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, ctx: BaseContext | None = None) -> None:
         self._create(slots=slots, name=name, descriptor=needs_descriptor(ctx))

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import cast
 
-from mpbakery._errors import NotOwnedError
+from mpbakery._errors import NotOwnedError, called
 from mpbakery._primitives.lock import Lock
 from mpbakery._protocol.bakery import Bakery, of_thread
 from mpbakery._protocol.line import Line
@@ -48,8 +48,8 @@ class RecursiveSlot(Slot):
         if not self.offsets:
             self.offsets.append(_NOTHING)
             raise NotOwnedError(
-                f"attempt to release recursive lock not owned by thread: only the thread that acquired lock "
-                f"{self.line.memory.name} can release it, and as often as it did"
+                f"attempt to release recursive lock not owned by thread: only the thread that acquired "
+                f"{called(self.line.memory.name)} can release it, and as often as it did"
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
         # Store, fence, look, as in `Slot`.
@@ -116,7 +116,6 @@ class RLock(Lock):
     _seats: RecursiveSeats
 
     _kind = RECURSIVE_LOCK
-    _noun = "rlock"
     _frames = Lock._frames + 1
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:

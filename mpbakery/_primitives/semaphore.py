@@ -37,7 +37,6 @@ class Semaphore(PermitBakery, Shared):
     __slots__ = ("_memory", "_table")
 
     _kind = SEMAPHORE
-    _noun = "semaphore"
 
     def __init__(
         self,

@@ -13,12 +13,12 @@ from multiprocessing import context, reduction
 from multiprocessing.context import BaseContext
 from typing import Any, ClassVar, Final, TypeVar
 
-from mpbakery._errors import ClaimFileLostError, SharingError, UnknownLockError
+from mpbakery._errors import ClaimFileLostError, SharingError, UnknownLockError, called
 from mpbakery._protocol.slots import SlotTable
-from mpbakery._system import identity
+from mpbakery._system import identity, names
 from mpbakery._system.claims import ClaimFile
 from mpbakery._system.files import claim_file
-from mpbakery._system.layout import MAX_SLOTS, NAME_BYTES
+from mpbakery._system.layout import KINDS, MAX_SLOTS, NAME_BYTES
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import Memory, attach, create
 
@@ -44,8 +44,6 @@ class Shared:
 
     #: what its memory says that it is
     _kind: ClassVar[int]
-    #: what made-up names begin with
-    _noun: ClassVar[str]
     #: whether the numbers of dead slots mean something to those who use it
     _keeping: ClassVar[bool] = False
 
@@ -57,7 +55,7 @@ class Shared:
         memory = create(
             self._kind,
             _checked_slots(slots),
-            name=_checked_name(name, self._noun),
+            name=names.made_up(KINDS[self._kind]) if name is None else _checked_name(name),
             robust=bool(robust),
             namespace=identity.this_namespace(),
             descriptor=descriptor,
@@ -103,8 +101,8 @@ class Shared:
             return find, (memory.identity, memory.name)
         if memory.descriptor < 0:
             raise SharingError(
-                f"{memory.kind} {memory.name} was made for the fork start method, and cannot follow into a process "
-                f"that is started another way: make it with ctx=, as in "
+                f"{called(memory.name, memory.kind)} was made for the fork start method, and cannot follow into a "
+                f"process that is started another way: make it with ctx=, as in "
                 f"{memory.kind}(ctx=multiprocessing.get_context('spawn'))"
             )
         if not self._table.has_intact_claims():
@@ -173,9 +171,7 @@ def _checked_slots(slots: int) -> int:
     return number
 
 
-def _checked_name(name: str | None, noun: str) -> str:
-    if name is None:
-        return f"{noun}-{os.getpid()}-{os.urandom(3).hex()}"
+def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"name is {name!r}: give a string, or None for a made-up name")
     try:
@@ -254,7 +250,9 @@ def receive(sent: Any, identity: bytes, name: str, kind: type[_S], parts: tuple[
     claims = ClaimFile(descriptor, owned=True)
     memory = attach(descriptor, kind._kind)
     if memory.identity != identity:
-        raise SharingError(f"descriptor {descriptor} is {memory.kind} {memory.name}, not {name}, which was announced")
+        raise SharingError(
+            f"descriptor {descriptor} is {called(memory.name, memory.kind)}, not {name}, which was announced"
+        )
     shared = kind.__new__(kind)
     shared._assemble(*parts)
     shared._adopt(memory, claims)
