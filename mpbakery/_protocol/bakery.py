@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -49,7 +50,7 @@ from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP, Line
 from mpbakery._protocol.seats import Claimer, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
-from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH
+from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
 
 #: How many seconds an attempt whose time is up may take to claim its thread's slot.
 CLAIM_GRACE: Final = 0.02
@@ -287,6 +288,20 @@ class Bakery:
         """Claim a slot for the calling thread, if it has none."""
         if not self._has_slots():
             self._make_usable(None)
+
+    def _reserve(self) -> Callable[[], None]:
+        """Claim a slot for a thread that is about to be started, and has it once it has called what this returns."""
+        line, seats, claimer = self._line, self._seats, Claimer()
+        index = line.table.claim(claimer, None)
+        line.wake_if_free()  # claiming may have cleared away a dead process that stood ahead of somebody
+
+        def sit_down() -> None:
+            # not if a handler has forked in the meantime, and this is the child, whose parent has the slot
+            if index is not None and seats is self._seats:
+                line.words[record_of(line.slots, index) + THREAD] = threading.get_native_id()
+                seats.settle(index, claimer)
+
+        return sit_down
 
     def _has_slots(self) -> bool:
         """Whether the calling thread has a slot, as far as it knows."""
