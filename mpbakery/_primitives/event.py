@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from multiprocessing.context import BaseContext
+from typing import Any
 
 from mpbakery._primitives.shared import DEFAULT_SLOTS, needs_descriptor
 from mpbakery._primitives.shared_room import SharedRoom
@@ -85,6 +86,14 @@ class Event(SharedRoom):
                     room.words[place.number] = IDLE
                 room.leave(place)
         return True
+
+    def _parts(self) -> tuple[Any, ...]:
+        # of multiprocessing's, this is the one whose attributes go along to a process that is started
+        return (vars(self),) if vars(self) else ()
+
+    def _assemble(self, *parts: Any) -> None:
+        for attributes in parts:
+            vars(self).update(attributes)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"

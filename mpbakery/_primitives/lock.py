@@ -11,7 +11,7 @@ from typing import Final
 
 from mpbakery._errors import MpbakeryError, OwnerDiedWarning, is_from_handler
 from mpbakery._primitives import snapshot
-from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, needs_descriptor
+from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, Told, needs_descriptor
 from mpbakery._primitives.snapshot import Owner, Statistics
 from mpbakery._protocol.bakery import Bakery
 from mpbakery._system import names
@@ -47,7 +47,7 @@ class Lock(Bakery, Shared):
     The algorithm is Lamport's bakery (CACM 17(8), 1974), with an owner register behind it: see docs/protocol.md.
     """
 
-    __slots__ = ("_memory", "_table")
+    __slots__ = ("__dict__", "_memory", "_table")
 
     _kind = LOCK
     #: how many frames there are between the one who acquires and the warning that the owner died
@@ -70,12 +70,12 @@ class Lock(Bakery, Shared):
         """What tells of an owner's death, if it is to be told aloud, and says who it was."""
         return _announcer(self._memory, self._frames)
 
-    @property
+    @Told
     def owner(self) -> Owner | None:
         """Who holds the lock at this moment, None if nobody does. The owner may have died."""
         return snapshot.read_owner(self._memory)
 
-    @property
+    @Told
     def recovered_from(self) -> Owner | None:
         """The dead owner that the lock was taken over from, as long as this process holds it; None otherwise."""
         token, owner = self._line.recovered

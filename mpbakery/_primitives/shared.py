@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from multiprocessing import context, reduction
 from multiprocessing.context import BaseContext
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast, overload
 
 from mpbakery._errors import ClaimFileLostError, SharingError, UnknownLockError, called
 from mpbakery._protocol.slots import SlotTable
@@ -29,12 +29,28 @@ DEFAULT_SLOTS: Final = 1024
 _DEPTH: Final = 200
 
 _S = TypeVar("_S", bound="Shared")
+_T = TypeVar("_T")
 
 #: Everything of this process by its identity, and what `register` keeps alive.
 _known: weakref.WeakValueDictionary[bytes, Shared] = weakref.WeakValueDictionary()
 _registered: dict[bytes, Shared] = {}
 #: The claim file of all that this process and its forked children make without a descriptor of their own.
 _family_claims: ClaimFile | None = None
+
+
+class Told(Generic[_T]):
+    """What something tells of itself, like a property; a program may give it an attribute of that name, as of any."""
+
+    def __init__(self, tell: Callable[[Any], _T]) -> None:
+        functools.update_wrapper(cast("Callable[..., Any]", self), tell)
+        self._tell = tell
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Told[_T]: ...
+    @overload
+    def __get__(self, instance: Any, owner: type | None = None) -> _T: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Told[_T] | _T:
+        return self if instance is None else self._tell(instance)
 
 
 class Shared:
@@ -86,7 +102,7 @@ class Shared:
         """Whether the calling thread has a slot, as far as it knows."""
         raise NotImplementedError
 
-    @property
+    @Told
     def name(self) -> str:
         """What messages call it."""
         return self._memory.name

@@ -108,7 +108,7 @@ def test_a_death_told_as_an_error_does_not_block_what_is_not_done(crew: Crew) ->
     items.put("item")
     assert items.get(timeout=PATIENCE) == "item"
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", mpbakery.OwnerDiedWarning)
         crew.start(die_under, items._cond).join(PATIENCE)
         items.put("another")
         crew.start(die_under, items._cond).join(PATIENCE)
