@@ -205,7 +205,8 @@ class Condition(SharedRoom):
     def _must_be_mine(self, verb: str) -> None:
         if not self._lock._is_mine():
             raise NotOwnedError(
-                f"must acquire() condition before using {verb}(): {called(self._lock._memory.name)} is not held by this thread"
+                f"must acquire() condition before using {verb}(): {called(self._lock._memory.name)} is not held by "
+                f"this thread"
             )
 
     def _parts(self) -> tuple[Any, ...]:

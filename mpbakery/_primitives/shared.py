@@ -27,6 +27,8 @@ DEFAULT_SLOTS: Final = 1024
 
 #: How many calls deep the hook of forks may go.
 _DEPTH: Final = 200
+#: How often it may fail for want of memory or stack.
+_FAILURES: Final = 10
 
 _S = TypeVar("_S", bound="Shared")
 _T = TypeVar("_T")
@@ -278,12 +280,17 @@ def receive(sent: Any, identity: bytes, name: str, kind: type[_S], parts: tuple[
 def _after_fork_in_child() -> None:
     """Renew everything, whatever handlers raise meanwhile: the interpreter would drop that, and the child go on."""
     interruption: BaseException | None = None
-    while True:
+    failures = 0
+    while failures < _FAILURES:
         try:
             identity.forget()
             for shared in list(_known.values()):
                 shared._renew()
+            for call in _last_resort:
+                call.__setstate__((bool, (), {}, None))
             break
+        except (MemoryError, RecursionError):
+            failures += 1
         except BaseException as error:
             interruption = error
     if interruption is not None:
@@ -304,4 +311,12 @@ os.register_at_fork(after_in_child=functools.partial(next, _raise_limit))
 os.register_at_fork(after_in_child=_after_fork_in_child)
 # once more, for a handler that raises at the entry of the first one; else there is nothing left to do
 os.register_at_fork(after_in_child=_after_fork_in_child)
+# A child that could not let go of its parent's slots all the same, for want of memory or of stack, must not go on: two
+# could be in. These need neither. Each fork has them ready, and a child that has let go makes nothing of them.
+_last_resort: Final[tuple[Any, ...]] = (
+    functools.partial(os.write, 2, b"mpbakery: a forked child that cannot let go of its parent's locks has to end\n"),
+    functools.partial(os._exit, os.EX_OSERR),
+)
+for _call in _last_resort:
+    os.register_at_fork(before=functools.partial(_call.__setstate__, _call.__reduce__()[2]), after_in_child=_call)
 os.register_at_fork(after_in_child=_restore_recursion_limit)
