@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from typing import Final
+
+#: what a thing is called that was given no name: it begins with its kind
+_MADE_UP: Final = re.compile(r"\w+ (.*:\w+ )?[0-9a-f]{4}", re.DOTALL)
+#: inspect.CO_VARARGS: the function takes any number of arguments, as a tuple
+_VARIABLE_ARGUMENTS: Final = 4
 
 
 def reraise_handlers(error: OSError) -> None:
@@ -12,6 +19,30 @@ def reraise_handlers(error: OSError) -> None:
     """
     if error.errno is None:
         raise error
+
+
+def is_from_handler(error: BaseException) -> bool:
+    """Whether a signal handler has raised `error` in our midst, rather than what was called there.
+
+    A handler is given the frame that it interrupts, and that is the frame that it is called from: nothing else is
+    called with that of its caller.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        frame, code = trace.tb_frame, trace.tb_frame.f_code
+        caller, count = frame.f_back, code.co_argcount + code.co_kwonlyargcount
+        given = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+        if code.co_flags & _VARIABLE_ARGUMENTS:
+            given += frame.f_locals.get(code.co_varnames[count], ())
+        if caller is not None and any(one is caller for one in given):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def called(name: str, kind: str = "lock") -> str:
+    """What a message calls a thing."""
+    return name if _MADE_UP.fullmatch(name) else f"{kind} {name}"
 
 
 class MpbakeryError(RuntimeError):
@@ -43,8 +74,8 @@ class SlotsExhausted(MpbakeryError):
             else "there cannot be more, so let fewer threads use it"
         )
         super().__init__(
-            f"all {slots} slots of {kind} {lock} belong to living threads: every thread that uses it needs a slot of "
-            f"its own; {remedy}"
+            f"all {slots} slots of {called(lock, kind)} belong to living threads: every thread that uses it needs a "
+            f"slot of its own; {remedy}"
         )
 
     def __reduce__(self) -> tuple[type[SlotsExhausted], tuple[str, int, int, str]]:
@@ -61,7 +92,7 @@ class UnknownLockError(MpbakeryError):
         self.lock = lock
         self.identity = identity
         super().__init__(
-            f"lock {lock} ({identity}) is not known in this process: hand it over when the process starts, as an "
+            f"{called(lock)} ({identity}) is not known in this process: hand it over when the process starts, as an "
             f"argument of Process, or with initializer=mpbakery.register, initargs=(lock,) of a pool; or fork the "
             f"process after the lock was made"
         )
@@ -85,7 +116,7 @@ class ForeignNamespaceError(MpbakeryError):
         self.made_in = made_in
         self.used_in = used_in
         super().__init__(
-            f"lock {lock} was made in PID namespace {made_in} and is used in {used_in}, where its process numbers "
+            f"{called(lock)} was made in PID namespace {made_in} and is used in {used_in}, where its process numbers "
             f"mean other processes: make a lock inside that namespace, after unshare() or in the container"
         )
 
@@ -103,7 +134,7 @@ class ClaimFileLostError(MpbakeryError):
         self.lock = lock
         self.descriptor = descriptor
         super().__init__(
-            f"descriptor {descriptor}, which guards the slots of lock {lock}, was closed or replaced: this thread "
+            f"descriptor {descriptor}, which guards the slots of {called(lock)}, was closed or replaced: this thread "
             f"has no slot and cannot claim one; leave that descriptor open (a daemon that closes descriptors can "
             f"keep it by its number, lock.fileno())"
         )
@@ -207,7 +238,7 @@ class OwnerDiedWarning(RuntimeWarning):
         self.process = process
         self.held = held
         super().__init__(
-            f"process {pid} ({process}) died while it held lock {lock}, which it took {held:.3f} s ago: what the "
+            f"process {pid} ({process}) died while it held {called(lock)}, which it took {held:.3f} s ago: what the "
             f"lock protects may be half written"
         )
 

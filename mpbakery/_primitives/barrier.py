@@ -30,7 +30,6 @@ class _Guard(RLock):
     __slots__ = ()
 
     _kind = GUARD
-    _noun = "guard"
 
     def _announcer(self) -> Callable[[int, bool], Owner]:
         memory = self._memory
@@ -59,7 +58,6 @@ class Barrier(SharedRoom):
     __slots__ = ("_action", "_guard", "_timeout")
 
     _kind = BARRIER
-    _noun = "barrier"
     _keeping = True
 
     def __init__(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import Any, TypeVar
 
-from mpbakery._errors import NotOwnedError
+from mpbakery._errors import NotOwnedError, called
 from mpbakery._primitives.lock import Lock
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._primitives.shared_room import SharedRoom
-from mpbakery._protocol.bakery import deadline_of, of_thread
+from mpbakery._protocol.bakery import deadline_of, of_thread, replaceable
 from mpbakery._protocol.waiting_room import Place
 from mpbakery._system.layout import CONDITION, IDLE, LET_GO
 
@@ -36,10 +36,9 @@ class Condition(SharedRoom):
         OSError: the system has no memory or no descriptor left.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_acquirer", "_lock", "_releaser")
 
     _kind = CONDITION
-    _noun = "condition"
     _keeping = True
 
     def __init__(
@@ -57,11 +56,11 @@ class Condition(SharedRoom):
         self._assemble(lock)
         self._create(slots=slots, name=name, ctx=ctx, link=lock._memory.identity)
 
-    @of_thread("_lock.acquire")
+    @replaceable("_acquirer.acquire")
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:  # type: ignore[empty-body]
         """Acquire the lock, as its own method does."""
 
-    @of_thread("_lock.release")
+    @replaceable("_releaser.release")
     def release(self) -> None:
         """Release the lock, as its own method does."""
 
@@ -205,7 +204,8 @@ class Condition(SharedRoom):
     def _must_be_mine(self, verb: str) -> None:
         if not self._lock._is_mine():
             raise NotOwnedError(
-                f"must acquire() condition before using {verb}(): lock {self._lock.name} is not held by this thread"
+                f"must acquire() condition before using {verb}(): {called(self._lock._memory.name)} is not held by "
+                f"this thread"
             )
 
     def _parts(self) -> tuple[Any, ...]:
@@ -214,6 +214,7 @@ class Condition(SharedRoom):
     def _assemble(self, *parts: Any) -> None:
         (lock,) = parts
         self._lock: Lock = lock
+        self._acquirer = self._releaser = lock
 
     def _occupy(self) -> None:
         self._lock._register()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from multiprocessing.context import BaseContext
+from typing import Any
 
 from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._primitives.shared_room import SharedRoom
@@ -30,7 +31,6 @@ class Event(SharedRoom):
     __slots__ = ()
 
     _kind = EVENT
-    _noun = "event"
 
     def __init__(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, ctx: BaseContext | None = None) -> None:
         self._create(slots=slots, name=name, ctx=ctx)
@@ -86,6 +86,14 @@ class Event(SharedRoom):
                     room.words[place.number] = IDLE
                 room.leave(place)
         return True
+
+    def _parts(self) -> tuple[Any, ...]:
+        # of multiprocessing's, this is the one whose attributes go along to a process that is started
+        return (vars(self),) if vars(self) else ()
+
+    def _assemble(self, *parts: Any) -> None:
+        for attributes in parts:
+            vars(self).update(attributes)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {id(self):#x} {'set' if self.is_set() else 'unset'}>"

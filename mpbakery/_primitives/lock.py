@@ -8,18 +8,20 @@ import threading
 import warnings
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from multiprocessing.process import current_process
 from typing import Final
 
-from mpbakery._errors import MpbakeryError, OwnerDiedWarning
+from mpbakery._errors import MpbakeryError, OwnerDiedWarning, is_from_handler
 from mpbakery._primitives import snapshot
-from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared
+from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, Told
 from mpbakery._primitives.snapshot import Owner, Statistics
 from mpbakery._protocol.bakery import Bakery
+from mpbakery._system import names
 from mpbakery._system.layout import LOCK, OWNER
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import Memory
 
+#: What is wrong at one moment and may not be at the next.
+_WANTS: Final = (RecursionError, MemoryError)
 #: After so many errors that signal handlers hardly ever raise, they are none of theirs.
 _FAILURES: Final = 10
 
@@ -45,10 +47,9 @@ class Lock(Bakery, Shared):
     The algorithm is Lamport's bakery (CACM 17(8), 1974), with an owner register behind it: see docs/protocol.md.
     """
 
-    __slots__ = ("_memory", "_table")
+    __slots__ = ("__dict__", "_memory", "_table")
 
     _kind = LOCK
-    _noun = "lock"
     #: how many frames there are between the one who acquires and the warning that the owner died
     _frames = 7
 
@@ -69,12 +70,12 @@ class Lock(Bakery, Shared):
         """What tells of an owner's death, if it is to be told aloud, and says who it was."""
         return functools.partial(_announce, self._memory, self._frames)
 
-    @property
+    @Told
     def owner(self) -> Owner | None:
         """Who holds the lock at this moment, None if nobody does. The owner may have died."""
         return snapshot.read_owner(self._memory)
 
-    @property
+    @Told
     def recovered_from(self) -> Owner | None:
         """The dead owner that the lock was taken over from, as long as this process holds it; None otherwise."""
         token, owner = self._line.recovered
@@ -95,7 +96,7 @@ class Lock(Bakery, Shared):
 
     def _describe_owner(self) -> str:
         """The forms of multiprocessing's locks."""
-        owner = self.owner
+        owner = snapshot.read_owner(self._memory)
         if owner is None:
             return "None"
         if owner.pid != os.getpid():
@@ -103,7 +104,7 @@ class Lock(Bakery, Shared):
         if owner.thread != threading.get_native_id():
             return "SomeOtherThread"
         thread = threading.current_thread().name
-        return current_process().name + ("" if thread == "MainThread" else f"|{thread}")
+        return names.of_this_process() + ("" if thread == "MainThread" else f"|{thread}")
 
     # --- For a condition over this lock ----------------------------------------------------------------------------
 
@@ -125,10 +126,12 @@ class Lock(Bakery, Shared):
         failures = 0
         while True:
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", OwnerDiedWarning)
+                try:
                     self._acquire_again(depth)
-            except (RecursionError, MemoryError, MpbakeryError, OSError):
+                except OwnerDiedWarning as death:
+                    self._take_as_told(death)
+                    self._acquire_again(depth)
+            except (*_WANTS, MpbakeryError, OSError):
                 failures += 1
                 if failures == _FAILURES:
                     raise
@@ -136,6 +139,14 @@ class Lock(Bakery, Shared):
             except BaseException:  # noqa: S112 - what is raised in the end is what had been raised before
                 continue
             return
+
+    def _take_as_told(self, death: OwnerDiedWarning) -> None:
+        """The calling thread need not be told of this death once more."""
+        words = self._memory.words
+        since = words[words[OWNER]]
+        owner = snapshot.read_owner(self._memory)
+        if owner is not None and (owner.pid, owner.thread) == (death.pid, death.thread):
+            self._seats.slot.announced = since
 
     def _depth(self) -> int:
         """How often the calling thread has acquired what it holds."""
@@ -150,5 +161,11 @@ def _announce(memory: Memory, frames: int, slot: int, aloud: bool) -> Owner:
     if aloud:
         held = ThisMachine.clock() - owner.since
         warning = OwnerDiedWarning(memory.name, owner.pid, owner.thread, owner.process, held)
-        warnings.warn(warning, stacklevel=frames)
+        try:
+            warnings.warn(warning, stacklevel=frames)
+        except Exception as error:
+            # Who turns the warning into an error leaves the lock to the next one. Not so where it could not be
+            # shown, as on a closed stderr: nobody would ever have the lock where all are like that.
+            if error is warning or isinstance(error, _WANTS) or is_from_handler(error):
+                raise
     return owner

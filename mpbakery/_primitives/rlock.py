@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 
-from mpbakery._errors import NotOwnedError
+from mpbakery._errors import NotOwnedError, called
 from mpbakery._primitives.lock import Lock
-from mpbakery._protocol.bakery import Bakery, of_thread
+from mpbakery._protocol.bakery import Bakery, replaceable
 from mpbakery._protocol.line import Line
 from mpbakery._protocol.seats import Seats, Slot
 from mpbakery._system.fence import pop_release_offset
@@ -48,8 +49,8 @@ class RecursiveSlot(Slot):
         if not self.offsets:
             self.offsets.append(_NOTHING)
             raise NotOwnedError(
-                f"attempt to release recursive lock not owned by thread: only the thread that acquired lock "
-                f"{self.line.memory.name} can release it, and as often as it did"
+                f"attempt to release recursive lock not owned by thread: only the thread that acquired "
+                f"{called(self.line.memory.name)} can release it, and as often as it did"
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
         # Store, fence, look, as in `Slot`.
@@ -111,12 +112,11 @@ class RLock(Lock):
     Args and Raises: as `Lock`.
     """
 
-    __slots__ = ("_caller", "_release")
+    __slots__ = ("_caller", "_everywhere")
 
     _seats: RecursiveSeats
 
     _kind = RECURSIVE_LOCK
-    _noun = "rlock"
     _frames = Lock._frames + 1
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
@@ -149,7 +149,7 @@ class RLock(Lock):
 
     # Whoever keeps it, as multiprocessing's Value does, may call it in other threads: one of another thread would take
     # what that thread holds.
-    @of_thread("_release")
+    @replaceable("_releaser.release")
     def release(self) -> None:
         """Release the lock once; it is free when it has been released as often as it was acquired.
 
@@ -166,12 +166,16 @@ class RLock(Lock):
 
     def _set_up(self, machine: ThisMachine) -> None:
         self._caller = _Caller()
-        self._release, _ = self._memory.clearing(self._caller, self._caller)
+        release, _ = self._memory.clearing(self._caller, self._caller)
+        self._everywhere = SimpleNamespace(release=release)
         super()._set_up(machine)
 
     def _new_seats(self) -> RecursiveSeats:
         self._caller.seats = RecursiveSeats(self._line)
         return self._caller.seats
+
+    def _releaser_of(self, seats: Seats) -> object:
+        return self._everywhere
 
     def _expect_one_release(self) -> None:
         if self._has_slots():

@@ -34,10 +34,9 @@ class Semaphore(PermitBakery, Shared):
         OSError: the system has no memory or no descriptor left.
     """
 
-    __slots__ = ("_memory", "_table")
+    __slots__ = ("__dict__", "_memory", "_table")
 
     _kind = SEMAPHORE
-    _noun = "semaphore"
 
     def __init__(
         self,

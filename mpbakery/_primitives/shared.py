@@ -10,12 +10,12 @@ import sys
 import weakref
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast, overload
 
-from mpbakery._errors import SharingError, UnknownLockError
+from mpbakery._errors import SharingError, UnknownLockError, called
 from mpbakery._protocol.slots import SlotTable
-from mpbakery._system import identity
-from mpbakery._system.layout import MAX_SLOTS, NAME_BYTES
+from mpbakery._system import identity, names
+from mpbakery._system.layout import KINDS, MAX_SLOTS, NAME_BYTES
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import Memory, attach, create
 from mpbakery._system.segments import Segment
@@ -26,12 +26,30 @@ DEFAULT_SLOTS: Final = 1024
 
 #: How many calls deep the hook of forks may go.
 _DEPTH: Final = 200
+#: How often it may fail for want of memory or stack.
+_FAILURES: Final = 10
 
 _S = TypeVar("_S", bound="Shared")
+_T = TypeVar("_T")
 
 #: Everything of this process by its identity, and what `register` keeps alive.
 _known: weakref.WeakValueDictionary[bytes, Shared] = weakref.WeakValueDictionary()
 _registered: dict[bytes, Shared] = {}
+
+
+class Told(Generic[_T]):
+    """What something tells of itself, like a property; a program may give it an attribute of that name, as of any."""
+
+    def __init__(self, tell: Callable[[Any], _T]) -> None:
+        functools.update_wrapper(cast("Callable[..., Any]", self), tell)
+        self._tell = tell
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Told[_T]: ...
+    @overload
+    def __get__(self, instance: Any, owner: type | None = None) -> _T: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Told[_T] | _T:
+        return self if instance is None else self._tell(instance)
 
 
 class Shared:
@@ -41,8 +59,6 @@ class Shared:
 
     #: what its memory says that it is
     _kind: ClassVar[int]
-    #: what made-up names begin with
-    _noun: ClassVar[str]
     #: whether the numbers of dead slots mean something to those who use it
     _keeping: ClassVar[bool] = False
 
@@ -64,7 +80,7 @@ class Shared:
         memory = create(
             self._kind,
             _checked_slots(slots),
-            name=_checked_name(name, self._noun),
+            name=names.made_up(KINDS[self._kind]) if name is None else _checked_name(name),
             robust=bool(robust),
             namespace=identity.this_namespace(),
             value=value,
@@ -97,7 +113,7 @@ class Shared:
         """Whether the calling thread has a slot, as far as it knows."""
         raise NotImplementedError
 
-    @property
+    @Told
     def name(self) -> str:
         """What messages call it."""
         return self._memory.name
@@ -176,9 +192,7 @@ def _checked_slots(slots: int) -> int:
     return number
 
 
-def _checked_name(name: str | None, noun: str) -> str:
-    if name is None:
-        return f"{noun}-{os.getpid()}-{os.urandom(3).hex()}"
+def _checked_name(name: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"name is {name!r}: give a string, or None for a made-up name")
     try:
@@ -247,8 +261,8 @@ def receive(segment: Segment, place: int, identity: bytes, name: str, kind: type
     memory = attach(segment, place, kind._kind)
     if memory.identity != identity:
         raise SharingError(
-            f"at place {place} of segment {segment.identity:x} is {memory.kind} {memory.name}, not {name}, which was "
-            f"announced: only what mpbakery itself sends can be used"
+            f"at place {place} of segment {segment.identity:x} is {called(memory.name, memory.kind)}, not {name}, "
+            f"which was announced: only what mpbakery itself sends can be used"
         )
     shared = kind.__new__(kind)
     shared._assemble(*parts)
@@ -259,12 +273,17 @@ def receive(segment: Segment, place: int, identity: bytes, name: str, kind: type
 def _after_fork_in_child() -> None:
     """Renew everything, whatever handlers raise meanwhile: the interpreter would drop that, and the child go on."""
     interruption: BaseException | None = None
-    while True:
+    failures = 0
+    while failures < _FAILURES:
         try:
             identity.forget()
             for shared in list(_known.values()):
                 shared._renew()
+            for call in _last_resort:
+                call.__setstate__((bool, (), {}, None))
             break
+        except (MemoryError, RecursionError):
+            failures += 1
         except BaseException as error:
             interruption = error
     if interruption is not None:
@@ -285,4 +304,12 @@ os.register_at_fork(after_in_child=functools.partial(next, _raise_limit))
 os.register_at_fork(after_in_child=_after_fork_in_child)
 # once more, for a handler that raises at the entry of the first one; else there is nothing left to do
 os.register_at_fork(after_in_child=_after_fork_in_child)
+# A child that could not let go of its parent's slots all the same, for want of memory or of stack, must not go on: two
+# could be in. These need neither. Each fork has them ready, and a child that has let go makes nothing of them.
+_last_resort: Final[tuple[Any, ...]] = (
+    functools.partial(os.write, 2, b"mpbakery: a forked child that cannot let go of its parent's locks has to end\n"),
+    functools.partial(os._exit, os.EX_OSERR),
+)
+for _call in _last_resort:
+    os.register_at_fork(before=functools.partial(_call.__setstate__, _call.__reduce__()[2]), after_in_child=_call)
 os.register_at_fork(after_in_child=_restore_recursion_limit)

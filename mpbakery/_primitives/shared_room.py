@@ -10,7 +10,7 @@ from mpbakery._system.machine import ThisMachine
 class SharedRoom(Shared):
     """Something in whose memory threads wait."""
 
-    __slots__ = ("__weakref__", "_memory", "_room", "_table")
+    __slots__ = ("__dict__", "__weakref__", "_memory", "_room", "_table")
 
     def _set_up(self, machine: ThisMachine) -> None:
         self._room = WaitingRoom(self._memory, self._table, machine)

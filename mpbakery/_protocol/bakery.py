@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -49,7 +50,7 @@ from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP, Line
 from mpbakery._protocol.seats import Claimer, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
-from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH
+from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
 
 #: How many seconds an attempt whose time is up may take to claim its thread's slot.
 CLAIM_GRACE: Final = 0.02
@@ -96,6 +97,44 @@ class OfThread(property):
         return self.__get__(lock)(*arguments)
 
 
+class Replaceable(OfThread):
+    """The same, unless a program has put something else in its place in one object, as it can with any method.
+
+    It comes before what an object has of its own, as properties do. So that other thing is put where the path begins.
+    """
+
+    def __init__(self, path: str, doc: str | None) -> None:
+        super().__init__(path, doc)
+        self._where, self._name = path.split(".")
+
+    def __set__(self, instance: Any, value: object) -> None:
+        """Put something in its place in this object."""
+        there = getattr(instance, self._where)
+        before = there.before if isinstance(there, _InItsPlace) else there
+        setattr(instance, self._where, _InItsPlace(before, self._name, value))
+        vars(instance)[self._name] = value  # where one looks for what an object has of its own
+
+    def __delete__(self, instance: Any) -> None:
+        """Undo that."""
+        there = getattr(instance, self._where)
+        if isinstance(there, _InItsPlace):
+            setattr(instance, self._where, there.before)
+        try:
+            del vars(instance)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+
+class _InItsPlace:
+    """What stands where the path to a method begins that was replaced."""
+
+    __slots__ = ("__dict__", "before")
+
+    def __init__(self, before: object, name: str, value: object) -> None:
+        self.before = before
+        setattr(self, name, value)
+
+
 def of_thread(path: str) -> Callable[[_F], _F]:
     """Have a method be whatever stands at a path of attributes of its lock: there is no Python code in between.
 
@@ -104,6 +143,15 @@ def of_thread(path: str) -> Callable[[_F], _F]:
 
     def decorate(method: _F) -> _F:
         return cast("_F", OfThread(path, method.__doc__))
+
+    return decorate
+
+
+def replaceable(path: str) -> Callable[[_F], _F]:
+    """The same, where the first attribute on the path is for this method alone, and the second has its name."""
+
+    def decorate(method: _F) -> _F:
+        return cast("_F", Replaceable(path, method.__doc__))
 
     return decorate
 
@@ -124,7 +172,7 @@ class _Successor:
 class Bakery:
     """A lock over shared memory: acquire, release, `with`. Memory, processes, parking and time are as given to it."""
 
-    __slots__ = ("__weakref__", "_clock", "_line", "_seats")
+    __slots__ = ("__weakref__", "_clock", "_line", "_releaser", "_seats")
 
     def __init__(
         self, memory: SharedMemory, table: Table, machine: Machine, told: Callable[[int, bool], object]
@@ -132,6 +180,8 @@ class Bakery:
         self._line = self._new_line(memory, table, machine, told)
         self._clock = machine.clock
         self._seats = self._new_seats()
+        #: what `release` is an attribute of
+        self._releaser: Any = self._releaser_of(self._seats)
 
     @staticmethod
     def _new_line(memory: SharedMemory, table: Table, machine: Machine, told: Callable[[int, bool], object]) -> Line:
@@ -139,6 +189,9 @@ class Bakery:
 
     def _new_seats(self) -> Seats:
         return Seats(self._line)
+
+    def _releaser_of(self, seats: Seats) -> object:
+        return seats
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
         """Acquire the lock; the order of arrival decides who gets it.
@@ -265,7 +318,7 @@ class Bakery:
     __enter__ = acquire
 
     # No Python code before the store that releases: see Memory.clearing.
-    @of_thread("_seats.release")
+    @replaceable("_releaser.release")
     def release(self) -> None:
         """Release the lock, whoever acquired it, in this or another process.
 
@@ -288,6 +341,20 @@ class Bakery:
         if not self._has_slots():
             self._make_usable(None)
 
+    def _reserve(self) -> Callable[[], None]:
+        """Claim a slot for a thread that is about to be started, and has it once it has called what this returns."""
+        line, seats, claimer = self._line, self._seats, Claimer()
+        index = line.table.claim(claimer, None)
+        line.wake_if_free()  # claiming may have cleared away a dead process that stood ahead of somebody
+
+        def sit_down() -> None:
+            # not if a handler has forked in the meantime, and this is the child, whose parent has the slot
+            if index is not None and seats is self._seats:
+                line.words[record_of(line.slots, index) + THREAD] = threading.get_native_id()
+                seats.settle(index, claimer)
+
+        return sit_down
+
     def _has_slots(self) -> bool:
         """Whether the calling thread has a slot, as far as it knows."""
         return self._seats.slot.index >= 0
@@ -305,7 +372,12 @@ class Bakery:
             if call in seats.__dict__:
                 slot.line.memory.divert(seats.__dict__[call], after)
         self._line.recovered = (0.0, None)
-        self._seats = self._new_seats()
+        seats = self._new_seats()
+        if isinstance(self._releaser, _InItsPlace):
+            self._releaser.before = self._releaser_of(seats)
+        else:
+            self._releaser = self._releaser_of(seats)
+        self._seats = seats  # last: if a handler raises before, all of this is done once more
 
     def _make_usable(self, deadline: float | None) -> bool:
         """Give the calling thread a slot, or that of a suspended attempt of its own; False if time ran out."""

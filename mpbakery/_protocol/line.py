@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable
 from typing import Final
 
+from mpbakery._errors import called
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Span, Table
 from mpbakery._protocol.numbers import Numbered
 from mpbakery._system.layout import (
@@ -156,8 +157,9 @@ class Line(Numbered):
         held = words[OWNER]
         if not words[held]:
             raise ValueError(
-                f"release of lock {self.memory.name}, which nobody holds: it was released twice, or never acquired (or "
-                f"its holder died, and another process has already taken it over and released it)"
+                f"semaphore or lock released too many times: nobody holds {called(self.memory.name)}; it was released "
+                f"twice, or never acquired (or its holder died, and another process has already taken it over and "
+                f"released it)"
             )
         record = held - HELD
         entered = words[record + ENTERED]

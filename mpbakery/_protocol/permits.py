@@ -35,7 +35,7 @@ import itertools
 from collections.abc import Callable
 from typing import Final, cast
 
-from mpbakery._protocol.bakery import Bakery, deadline_of, of_thread
+from mpbakery._protocol.bakery import Bakery, deadline_of, of_thread, replaceable
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP, Line
 from mpbakery._protocol.seats import Claimer, OnFirstUse, Seats, Slot
@@ -376,7 +376,7 @@ class PermitBakery(Bakery):
 
     __enter__ = acquire
 
-    @of_thread("_seats.release")
+    @replaceable("_releaser.release")
     def release(self) -> None:
         """Give back a permit, whoever took it, in this or another process.
 

@@ -18,12 +18,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from multiprocessing.process import current_process as current_mp_process
 from typing import Final, TypeVar
 
 from mpbakery._errors import ClaimFileLostError, ForeignNamespaceError, SlotsExhausted, reraise_handlers
 from mpbakery._protocol.interfaces import Claims, Machine, Processes, SharedMemory
-from mpbakery._system import layout
+from mpbakery._system import layout, names
 from mpbakery._system.identity import Process
 from mpbakery._system.layout import (
     ARRIVED,
@@ -277,7 +276,7 @@ class SlotTable:
             if words[record + HELD]:
                 return False  # its thread ended with the lock held, and is still who holds it
         thread = threading.get_native_id()
-        name = layout.padded(current_mp_process().name, PROCESS_NAME_BYTES)
+        name = layout.padded(names.of_this_process(), PROCESS_NAME_BYTES)
         name_at = layout.span_of(record + PROCESS_NAME, PROCESS_NAME_BYTES)
         standing = mine.setdefault(slot, user)
         if standing is not user and standing() is not None:

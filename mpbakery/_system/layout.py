@@ -84,8 +84,20 @@ CONDITION: Final = 5
 EVENT: Final = 6
 BARRIER: Final = 7
 GUARD: Final = 8  # the lock inside a barrier
+QUEUE_LOCK: Final = 9  # a lock that nobody but a queue uses: a reader that has it may be idle
 #: The class that a user makes to have one of these.
-KINDS: Final = ("", "Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Barrier")
+KINDS: Final = (
+    "",
+    "Lock",
+    "RLock",
+    "Semaphore",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
+    "Barrier",
+    "Barrier",
+    "Queue",
+)
 
 MAGIC: Final = int.from_bytes(b"mpbakery", "little")
 VERSION: Final = 2

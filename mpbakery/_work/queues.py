@@ -8,20 +8,45 @@ from multiprocessing.context import BaseContext
 from typing import Any, cast
 
 from mpbakery._errors import OwnerDiedWarning
-from mpbakery._primitives import snapshot
+from mpbakery._primitives import semaphore, snapshot
+from mpbakery._primitives.condition import Condition
 from mpbakery._primitives.lock import Lock
-from mpbakery._primitives.semaphore import MOST_PERMITS, Semaphore
+from mpbakery._primitives.rlock import RLock
+from mpbakery._primitives.semaphore import MOST_PERMITS
 from mpbakery._primitives.snapshot import Owner
+from mpbakery._system import names
+from mpbakery._system.layout import KINDS, MAX_SLOTS, QUEUE_LOCK, RECURSIVE_LOCK
 
 
-class Queue(queues.Queue):  # type: ignore[type-arg]
+class _Fed:
+    """A queue whose pipe is fed by a thread of each process that puts."""
+
+    _sem: semaphore.Semaphore | _Endless
+    _wlock: Any
+
+    def _start_thread(self) -> None:
+        try:
+            # What refuses the thread a slot is to be raised in `put`. In the thread it would be printed, and the item
+            # be lost.
+            lock = self._wlock
+            self._wlock = _FeedersLock(lock)
+            try:
+                super()._start_thread()  # type: ignore[misc]
+            finally:
+                self._wlock = lock
+        except BaseException:
+            self._sem.release()
+            raise
+
+
+class Queue(_Fed, queues.Queue):  # type: ignore[type-arg]
     """A queue over a pipe, as `multiprocessing.Queue`."""
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext) -> None:
         super().__init__(_limit(maxsize), ctx=cast("Any", _Parts(ctx, limited=maxsize > 0)))
 
 
-class JoinableQueue(queues.JoinableQueue):  # type: ignore[type-arg]
+class JoinableQueue(_Fed, queues.JoinableQueue):  # type: ignore[type-arg]
     """A queue that can be waited for until all is done that was put into it, as `multiprocessing.JoinableQueue`."""
 
     def __init__(self, maxsize: int = 0, *, ctx: BaseContext) -> None:
@@ -45,22 +70,33 @@ def _limit(maxsize: int) -> int:
 
 
 class _Parts:
-    """The context that the standard library's code is given to make a queue of."""
+    """The context that the standard library's code is given to make a queue of.
+
+    Every thread that uses a queue needs slots in its parts, and nobody can give a queue more of them. So it has as many
+    as there can be.
+    """
 
     def __init__(self, ctx: BaseContext, *, limited: bool = True) -> None:
         self._ctx = ctx
         self._limited = limited
+        self._options: Any = {"slots": MAX_SLOTS, "name": names.made_up(KINDS[QUEUE_LOCK]), "ctx": ctx}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ctx, name)
 
     def Lock(self) -> _QueueLock:
-        return _QueueLock(ctx=self._ctx)
+        return _QueueLock(**self._options)
 
-    def BoundedSemaphore(self, value: int) -> Semaphore | _Endless:
+    def Condition(self) -> Condition:
+        return Condition(_QueueRLock(**self._options), **self._options)
+
+    def Semaphore(self, value: int) -> semaphore.Semaphore:
+        return semaphore.Semaphore(value, **self._options)
+
+    def BoundedSemaphore(self, value: int) -> semaphore.Semaphore | _Endless:
         # A queue gives no place back that it has not taken. So the semaphore need not be a bounded one, which costs
         # twice as much.
-        return Semaphore(value, ctx=self._ctx) if self._limited else _Endless(self._ctx)
+        return self.Semaphore(value) if self._limited else _Endless(self)
 
 
 class _QueueLock(Lock):
@@ -71,6 +107,7 @@ class _QueueLock(Lock):
 
     __slots__ = ()
 
+    _kind = QUEUE_LOCK
     _frames = Lock._frames + 1
 
     def _announcer(self) -> Callable[[int, bool], Owner]:
@@ -85,12 +122,39 @@ class _QueueLock(Lock):
         return tell
 
 
+class _QueueRLock(_QueueLock, RLock):
+    """The same around the count of what is not done."""
+
+    __slots__ = ()
+
+    _kind = RECURSIVE_LOCK
+    _frames = RLock._frames + 1
+
+
+class _FeedersLock:
+    """The lock of the writing end, for a thread that is about to be started: it has a slot as soon as this is made."""
+
+    def __init__(self, lock: _QueueLock) -> None:
+        self._lock = lock
+        self._sit_down = lock._reserve()
+
+    @property
+    def acquire(self) -> Callable[..., bool]:
+        """Looked up by that thread before it does anything else."""
+        self._sit_down()
+        return self._lock.acquire
+
+    @property
+    def release(self) -> Callable[[], None]:
+        return self._lock.release
+
+
 class _Endless:
     """The places of a queue without a limit: only how many are taken matters, and nobody waits for one."""
 
-    def __init__(self, ctx: BaseContext) -> None:
-        self._taken = Semaphore(0, ctx=ctx)
-        self._given = Semaphore(0, ctx=ctx)
+    def __init__(self, parts: _Parts) -> None:
+        self._taken = parts.Semaphore(0)
+        self._given = parts.Semaphore(0)
 
     def acquire(self, _block: bool = True, _timeout: float | None = None) -> bool:
         self._taken.release()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, Type
 
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.shared import needs_descriptor
-from mpbakery._protocol.bakery import OfThread
+from mpbakery._protocol.bakery import OfThread, Replaceable
 from mpbakery._work.arena import Piece, allocate
 
 if TYPE_CHECKING:
@@ -186,8 +186,8 @@ class _OfItsLock:
     _obj: Any
     _lock: Any
 
-    acquire = OfThread("_lock.acquire", "Acquire the lock, as its own method does.")
-    release = OfThread("_lock.release", "Release the lock, as its own method does.")
+    acquire = Replaceable("_acquirer.acquire", "Acquire the lock, as its own method does.")
+    release = Replaceable("_releaser.release", "Release the lock, as its own method does.")
     __enter__ = OfThread("_lock.__enter__", "Acquire the lock.")
     __exit__ = OfThread("_lock.__exit__", "Release the lock.")
 
@@ -203,4 +203,6 @@ def _synchronized(value: Any, lock: Any) -> Any:
     if kind not in _wrappers:
         _wrappers[kind] = type(kind.__name__, (_OfItsLock, kind), {})
     wrapper.__class__ = _wrappers[kind]
+    del vars(wrapper)["acquire"], vars(wrapper)["release"]
+    wrapper._acquirer = wrapper._releaser = lock
     return wrapper

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ import mpbakery
 from evidence.storms import family_storms
 from evidence.storms.storms import hits, weather
 from mpbakery._protocol.slots import SlotTable
-from support.workers import DEADLINE, PATIENCE, Crew, expect, in_thread, wait_until
+from support.workers import DEADLINE, PATIENCE, Crew, Puppet, expect, in_thread, wait_until
 
 
 @pytest.fixture
@@ -311,6 +314,88 @@ def test_waiting_near_the_recursion_limit(crew: Crew, condition: mpbakery.Condit
     assert not locked
     with condition:
         assert condition.wait(0.001) is False
+
+
+class Stop(Exception):
+    """What a handler raises."""
+
+
+def stop(_number: int, _frame: object) -> None:
+    raise Stop
+
+
+def wait_and_be_stopped(
+    connection: Connection, condition: mpbakery.Condition, orphan: mpbakery.Lock, action: Any
+) -> None:
+    """Wait in the main thread, and be stopped twice when somebody else has the lock, until it insists on having it.
+
+    Tell how another thread fares then with the lock of somebody dead, and in the end what `wait` has raised.
+    """
+    warnings.simplefilter(action, mpbakery.OwnerDiedWarning)
+    signal.signal(signal.SIGUSR1, stop)
+    told: list[object] = []
+    warnings.showwarning = lambda message, *_where: told.append(message)
+    main = threading.main_thread().ident or 0
+
+    def stop_twice() -> None:
+        assert expect(connection) == "the lock is taken"
+        for function in ("_acquire_again", "_insist"):
+            signal.pthread_kill(main, signal.SIGUSR1)
+            wait_until(lambda function=function: is_waiting_in(function, main), f"in {function}")  # type: ignore[misc]
+        try:
+            orphan.acquire(timeout=PATIENCE)
+        except mpbakery.OwnerDiedWarning:
+            told.append("raised")
+        connection.send(len(told))
+
+    thread = threading.Thread(target=stop_twice)
+    thread.start()
+    raised = None
+    condition.acquire()
+    try:
+        condition.wait()
+    except Exception as error:  # it is what the test wants to see
+        raised = type(error).__name__
+    thread.join()
+    # before the lock is released
+    connection.send((raised, condition._lock._is_mine(), condition._lock.recovered_from is not None, len(told)))
+    assert [entry[0] for entry in warnings.filters if entry[2] is mpbakery.OwnerDiedWarning] == [action]
+
+
+def is_waiting_in(function: str, thread: int) -> bool:
+    """Whether a thread waits for a lock, somewhere beneath a function."""
+    frame: FrameType | None = sys._current_frames()[thread]
+    names = []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return "await_turn" in names and function in names
+
+
+@pytest.mark.parametrize("kind", [mpbakery.Lock, mpbakery.RLock])
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("action", ["error", "always"])
+def test_who_insists_on_the_lock_keeps_nobody_from_being_told(
+    crew: Crew, fork: BaseContext, kind: type[mpbakery.Lock], dies: bool, action: str
+) -> None:
+    condition, orphan = mpbakery.Condition(kind(ctx=fork)), mpbakery.Lock(ctx=fork)
+    crew.start(orphan.acquire).join(PATIENCE)
+    ours, theirs = fork.Pipe()
+    crew.start(wait_and_be_stopped, theirs, condition, orphan, action)
+    wait_until(lambda: condition._room.waiting(), "one who waits")
+    holder = Puppet(crew, condition)
+    holder("acquire")
+    ours.send("the lock is taken")
+    assert expect(ours) == 1, "another thread was not told of another death"
+    if dies:
+        holder.kill()
+        crew.processes.remove(holder.process)
+    else:
+        holder("release")
+    assert expect(ours) == ("Stop", True, dies, 1 + (dies and action == "always"))
+    if not dies:
+        holder.dismiss()
+    crew.finish()
 
 
 @pytest.mark.serial

@@ -392,12 +392,6 @@ def test_name(fork: BaseContext) -> None:
     assert all(made_up)
 
 
-def test_name_and_recovered_from_cannot_be_set(lock: mpbakery.Lock) -> None:
-    for attribute in ("name", "owner", "recovered_from", "release", "unheard_of"):
-        with pytest.raises(AttributeError):
-            setattr(lock, attribute, None)
-
-
 def test_recovered_from_is_none_without_a_death(lock: mpbakery.Lock) -> None:
     assert lock.recovered_from is None
     with lock:

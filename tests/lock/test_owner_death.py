@@ -17,6 +17,7 @@ import mpbakery
 from support.children import acquire_and_exit, acquire_once, hold_in_thread_without_main_thread
 from support.detectors import keep_ledger, keep_ledger_in_every_way
 from support.namespaces import in_new_pid_namespace, meet_reused_pid
+from support.oddities import HINDRANCES, OBJECTIONS, take_over
 from support.processes import state_of
 from support.workers import (
     PATIENCE,
@@ -303,6 +304,33 @@ def test_a_warning_turned_into_an_error_leaves_the_lock_to_the_next(
     assert [type(warning) for warning in other.warnings] == [mpbakery.OwnerDiedWarning]
     assert lock.acquire(False) is False
     other("release")
+
+
+@pytest.mark.parametrize("kind", [mpbakery.Lock, mpbakery.RLock])
+@pytest.mark.parametrize("way", HINDRANCES)
+def test_a_warning_that_cannot_be_shown_is_no_error(
+    crew: Crew, fork: BaseContext, kind: type[mpbakery.Lock], way: str
+) -> None:
+    """Where all processes are like that, nobody would ever have the lock."""
+    lock = kind(ctx=fork, name="Größe")
+    crew.start(acquire_and_exit, lock).join(PATIENCE)
+    ours, theirs = fork.Pipe()
+    crew.start(take_over, theirs, lock, way)
+    assert expect(ours) == (True, True)
+    crew.finish()
+    assert not lock.locked()
+
+
+@pytest.mark.parametrize("way", OBJECTIONS)
+def test_what_else_is_raised_leaves_the_lock_to_the_next(crew: Crew, lock: mpbakery.Lock, way: str) -> None:
+    crew.start(acquire_and_exit, lock).join(PATIENCE)
+    ours, theirs = crew.context.Pipe()
+    crew.start(take_over, theirs, lock, way)
+    assert expect(ours) == (OBJECTIONS[way][1], False)
+    with pytest.warns(mpbakery.OwnerDiedWarning):
+        assert lock.acquire(timeout=PATIENCE)
+    lock.release()
+    crew.finish()
 
 
 def test_an_error_in_one_waiter_lets_the_next_one_be_told(crew: Crew, lock: mpbakery.Lock) -> None:

@@ -19,6 +19,7 @@ from support.children import (
     close_descriptors_and_acquire,
     fork_at_all_depths,
     fork_in_the_body,
+    fork_without_memory,
     make_locks_with_few_descriptors,
     register_in_ended_threads,
 )
@@ -267,8 +268,19 @@ def test_a_fork_near_the_recursion_limit(fork: BaseContext, crew: Crew, lock: mp
     crew.start(fork_at_all_depths, theirs, lock)
     exits: list[int | None] = expect(ours)
     assert len(exits) > 20
-    assert set(exits) <= {0, None}
-    assert exits.count(None) <= (sys.version_info < (3, 12)), "these never came out of the fork"
+    assert set(exits) <= {0, 8, os.EX_OSERR}
+    one = int(sys.version_info < (3, 12))
+    assert exits.count(os.EX_OSERR) <= one, "these had to end"
+    assert exits.count(8) <= one, "these would use their parent's slot: a documented limit"
+
+
+def test_a_fork_without_memory(fork: BaseContext, crew: Crew) -> None:
+    """A child that cannot begin anew must neither go on with its parent's slots, nor try it for ever."""
+    ours, theirs = fork.Pipe()
+    crew.start(fork_without_memory, theirs, [mpbakery.Lock(ctx=fork, slots=4) for _ in range(2000)])
+    exits: list[int | None] = expect(ours)
+    assert set(exits) <= {0, os.EX_OSERR}
+    assert os.EX_OSERR in exits, "there was memory left"
 
 
 def test_the_end_of_a_child_does_not_release_what_its_parent_holds(crew: Crew, lock: mpbakery.Lock) -> None:

@@ -19,6 +19,7 @@ import time
 from array import array
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import mpbakery
@@ -411,6 +412,52 @@ def wait_on_futex(connection: Connection, room: mmap.mmap, word: int, value: int
     connection.send(time.monotonic() - start)
 
 
+def fork_without_memory(connection: Connection, locks: list[mpbakery.Lock]) -> None:
+    """While this holds locks, fork with no memory left, more than once; send the children's exit statuses.
+
+    A status is None where the child did not come out of the fork, 0 where it came out without its parent's slots.
+    """
+    exits: list[int | None] = []
+    for lock in locks:
+        lock.acquire()
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    for _ in range(5):
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 22), unlimited[1]))
+        pid = fork_when_all_is_taken()
+        if pid == 0:
+            resource.setrlimit(resource.RLIMIT_AS, unlimited)
+            os._exit(8 if any(lock._has_slots() for lock in locks) else 0)
+        resource.setrlimit(resource.RLIMIT_AS, unlimited)
+        exits.append(wait_for_child(pid))
+    connection.send(exits)
+
+
+def fork_when_all_is_taken() -> int:
+    """Fork when there is no memory left but for what the interpreter itself needs."""
+    left = [bytearray(16) for _ in range(100)]
+    taken: list[bytes] = []
+    for size in (1 << 16, *range(512, 0, -16)):
+        try:
+            while True:
+                taken.append(bytes(size))
+        except MemoryError:
+            pass
+    left.clear()
+    return os.fork()
+
+
+def wait_for_child(pid: int) -> int | None:
+    """The exit status of a child, None if it has not come to an end soon, and is killed."""
+    end = time.monotonic() + 5
+    while not (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)) and time.monotonic() < end:
+        time.sleep(0.001)
+    if not ended:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return ended.si_status if ended else None
+
+
 class InChild(Exception):
     """This is the child."""
 
@@ -428,7 +475,8 @@ def fork_at_depth(depth: int) -> int:
 def fork_at_all_depths(connection: Connection, lock: mpbakery.Lock) -> None:
     """While this holds the lock, fork at each depth up to the recursion limit; send the children's exit statuses.
 
-    A status is None where the child did not come out of the fork, and 0 where it came out and could not get the lock.
+    A status is None where the child did not come out of the fork, 0 where it came out and could not get the lock, and
+    8 where it would go on with its parent's slot.
     """
     exits: list[int | None] = []
     usual = sys.getrecursionlimit()
@@ -441,14 +489,8 @@ def fork_at_all_depths(connection: Connection, lock: mpbakery.Lock) -> None:
             break
         except InChild:
             sys.setrecursionlimit(usual)
-            os._exit(7 if lock.acquire(False) else 0)
-        end = time.monotonic() + 5
-        while not (ended := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)) and time.monotonic() < end:
-            time.sleep(0.001)
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        exits.append(ended.si_status if ended else None)
+            os._exit(8 if lock._has_slots() else 7 if lock.acquire(False) else 0)
+        exits.append(wait_for_child(pid))
     sys.setrecursionlimit(usual)
     connection.send(exits)
 

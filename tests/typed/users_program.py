@@ -259,7 +259,6 @@ def explain(error: Exception | Warning) -> str:
 
 def make_mistakes(lock: mpbakery.Lock, queue: Queue[int]) -> None:
     lock.acquire(timeout="1")  # type: ignore[arg-type]
-    lock.name = "another"  # type: ignore[misc]
     lock.aquire()  # type: ignore[attr-defined]
     mpbakery.register(multiprocessing.Lock())  # type: ignore[arg-type]
     mpbakery.Lock("ledger")  # type: ignore[call-arg, arg-type]

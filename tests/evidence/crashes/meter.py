@@ -290,7 +290,7 @@ def put_on_meter(
 ) -> None:
     """Make what this process does with a primitive that it has not used yet count."""
     for part in parts_of(shared):
-        put_on_meter(part, meter, asleep, time_is_up, f" of the {part._noun}")
+        put_on_meter(part, meter, asleep, time_is_up, f" of the {type(part).__name__}")
     mapping = shared._memory
     memory, machine = MeteredMemory(mapping, meter, whose), MeteredMachine(mapping, meter, asleep, time_is_up)
     claims = MeteredClaims(shared._table._claims, meter)

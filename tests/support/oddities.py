@@ -1,0 +1,175 @@
+"""What programs do that nobody reckons with: names that cannot be told, warnings that cannot be shown, and so on."""
+
+from __future__ import annotations
+
+import functools
+import io
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from typing import Any
+
+import mpbakery
+from support.workers import PATIENCE, expect
+
+# --- Names ---------------------------------------------------------------------------------------------------------
+
+
+class Unspeakable:
+    """What cannot be told."""
+
+    def __str__(self) -> str:
+        raise LookupError("asked for a name that there is none of")
+
+
+class Vicious(str):
+    """A string whose methods do as they like."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+    def encode(self, *_how: object, **_errors: object) -> Any:
+        return 7
+
+
+class Anonymous(ForkProcess):
+    """A process that does not tell its name, once it runs."""
+
+    @property
+    def name(self) -> str:
+        if self._popen is None and self._parent_pid is not None:  # type: ignore[attr-defined]
+            raise LookupError("asked for a name that there is none of")
+        return "anonymous"
+
+    @name.setter
+    def name(self, _name: str) -> None:
+        pass
+
+
+class Slow:
+    """A name during whose telling a signal comes; it cannot be told in the end."""
+
+    def __str__(self) -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        raise LookupError("the signal went unnoticed")
+
+
+def hold_and_put(connection: Connection, lock: mpbakery.Lock, items: Any) -> None:
+    """Hold a lock, put the lock's repr into a queue, and stay until told to end."""
+    with lock:
+        items.put(repr(lock))
+        expect(connection)
+
+
+# --- Handlers ------------------------------------------------------------------------------------------------------
+
+
+class OutOfTime(Exception):
+    """What a handler raises."""
+
+
+def give_up(_number: int, _frame: object) -> None:
+    raise OutOfTime
+
+
+class Alarm:
+    """Handlers of other forms than a function's."""
+
+    def __call__(self, _number: int, _frame: object) -> None:
+        raise OutOfTime
+
+    def ring(self, *_arguments: object) -> None:
+        raise OutOfTime
+
+
+#: Handlers, by what they are.
+HANDLERS: dict[str, Callable[..., object]] = {
+    "function": give_up,
+    "method of any arguments": Alarm().ring,
+    "callable": Alarm(),
+    "partial": functools.partial(give_up),
+}
+
+
+def acquire_when_a_handler_raises(connection: Connection, lock: mpbakery.Lock, handler: str) -> None:
+    """Tell what comes of the first acquisition in a process during the telling of whose name a handler raises."""
+    signal.signal(signal.SIGUSR1, HANDLERS[handler])
+    try:
+        connection.send(lock.acquire())
+    except OutOfTime:
+        connection.send("OutOfTime")
+
+
+# --- Warnings ------------------------------------------------------------------------------------------------------
+
+
+def _show_with(raised: Callable[[], BaseException]) -> None:
+    def show(*_what: object, **_where: object) -> None:
+        raise raised()
+
+    warnings.showwarning = show
+
+
+def _close_stderr() -> None:
+    sys.stderr.close()
+
+
+def _lose_stderr() -> None:
+    sys.stderr = object()
+
+
+def _write_in_ascii() -> None:
+    sys.stderr = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
+
+
+def _write_in_no_encoding() -> None:
+    _show_with(lambda: LookupError("unknown encoding: klingon"))
+
+
+def _have_a_handler_raise() -> None:
+    signal.signal(signal.SIGUSR1, give_up)
+
+    def show(*_what: object, **_where: object) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    warnings.showwarning = show
+
+
+#: What keeps a warning from being shown, though nobody wants it to be an error.
+HINDRANCES: dict[str, Callable[[], None]] = {
+    "closed stderr": _close_stderr,
+    "no file for stderr": _lose_stderr,
+    "stderr in ASCII": _write_in_ascii,
+    "an unknown encoding": _write_in_no_encoding,
+}
+#: What raises while a warning is shown, and is not to be swallowed; and what comes out.
+OBJECTIONS: dict[str, tuple[Callable[[], None], str]] = {
+    "an error by a filter": (lambda: warnings.simplefilter("error"), "OwnerDiedWarning"),
+    "a handler": (_have_a_handler_raise, "OutOfTime"),
+    "an exit": (lambda: _show_with(SystemExit), "SystemExit"),
+    "no memory": (lambda: _show_with(MemoryError), "MemoryError"),
+    "no stack": (lambda: _show_with(RecursionError), "RecursionError"),
+}
+
+
+def take_over(connection: Connection, lock: mpbakery.Lock, way: str) -> None:
+    """Tell what comes of taking a lock over where the warning comes upon a hindrance or an objection."""
+    warnings.simplefilter("always")
+    HINDRANCES[way]() if way in HINDRANCES else OBJECTIONS[way][0]()
+    try:
+        connection.send((lock.acquire(timeout=PATIENCE), lock.recovered_from is not None))
+        lock.release()
+    except BaseException as error:  # it is what the test wants to see
+        connection.send((type(error).__name__, lock.recovered_from is not None))
+
+
+def take_item(connection: Connection, items: Any, way: str) -> None:
+    """Tell what comes out of a queue whose last reader died."""
+    warnings.simplefilter("always")
+    HINDRANCES[way]()
+    connection.send(items.get(timeout=PATIENCE))
