@@ -70,6 +70,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for variable in "HOME", "TMPDIR", "RAY_TMPDIR":
         monkeypatch.setenv(variable, str(path))
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)  # programs import what is beside them
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     yield path
     shutil.rmtree(path)
@@ -172,7 +173,7 @@ def test_celery(folder: Path) -> None:
         "for task in [*[add_and_tell] * 10, die, *[add_and_tell] * 10]:\n"
         "    task.delay()\n"
     )
-    run(client)  # before there is a worker, which would read what is half written: so this broker is
+    run(client)  # before there is a worker: this broker is a folder, where one might read what is half written
     visits, log = folder / "visits", folder / "log"
     visits.touch()
     with serving("tasks.py", folder):
