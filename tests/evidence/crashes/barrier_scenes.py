@@ -90,7 +90,7 @@ class ComeLast(BarrierScene):
     """Two wait, and the victim is the third."""
 
     outcomes: tuple[object, ...] = (THEY_WAIT, 0, 1, 2)
-    operations = taking_and_leaving("guard") | {"store NUMBERS[1]", "store NUMBERS[2]", "unpark"}
+    operations = taking_and_leaving("_Guard") | {"store NUMBERS[1]", "store NUMBERS[2]", "unpark"}
 
     def act(self, barrier: mpbakery.Barrier, ledger: Ledger) -> None:
         """Come."""
@@ -101,7 +101,7 @@ class ComeFirst(BarrierScene):
     """The heirs come when the victim sleeps in the room, or is dead."""
 
     outcomes: tuple[object, ...] = (THEY_WAIT, 0, 2)
-    operations = taking_and_leaving("guard") | {"store NUMBERS[3]", "park", "wake up"}
+    operations = taking_and_leaving("_Guard") | {"store NUMBERS[3]", "park", "wake up"}
 
     def set_up(self, stage: Stage[mpbakery.Barrier]) -> None:
         """Not yet: the heirs come later."""

@@ -61,7 +61,7 @@ class Notify(ConditionScene):
     """Two wait."""
 
     outcomes: tuple[object, ...] = (0, 1)
-    operations = taking_and_leaving("rlock") | {"store NUMBERS[1]", "unpark"}
+    operations = taking_and_leaving("RLock") | {"store NUMBERS[1]", "unpark"}
 
     def act(self, condition: mpbakery.Condition, ledger: Ledger) -> None:
         """Notify one."""
@@ -85,7 +85,7 @@ class WaitForNotification(ConditionScene):
     """The lead notifies when the victim sleeps in the room, or is dead, and the heirs wait behind it."""
 
     outcomes: tuple[object, ...] = (1, 0)
-    operations = taking_and_leaving("rlock") | {"store NUMBERS[3]", "park", "wake up"}
+    operations = taking_and_leaving("RLock") | {"store NUMBERS[3]", "park", "wake up"}
 
     def set_up(self, stage: Stage[mpbakery.Condition]) -> None:
         """Not yet: the heirs come later."""

@@ -96,7 +96,7 @@ FAULTS: list[tuple[type[Scene[Any]], Fault, float, str]] = [
     (Register, raise_high_too_late, HANDED_OVER, r"\(store PID\[0\]\): SlotsExhausted"),
     (Release, tell_twice, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[(\d+), \1\] instead"),
     (Hold, tell_nobody, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[\] instead"),
-    (ReleaseForAnother, trust_who_sets_out, HANDED_OVER, "the heir has the lock, and so has|which nobody holds"),
+    (ReleaseForAnother, trust_who_sets_out, HANDED_OVER, "the heir has the lock, and so has|nobody holds"),
     (HoldRLockTwice, tell_nobody, HANDED_OVER, r"operation 0 \(none\): .*told of the deaths of \[\] instead"),
     (HoldRLockTwice, release_at_once, HANDED_OVER, r"survivors saw \(True, False\)"),
     (TakePermitInLine, believe_in_eternal_life, 1.0, "a sleeping heir|an heir was through only after"),
