@@ -267,7 +267,7 @@ class SeatsThatClear(PermitSeats):
 
 def clear_before_counting(semaphore: mpbakery.Semaphore) -> None:
     """Give a permit back in two stores, as `pack_into` does."""
-    semaphore._seats = SeatsThatClear(semaphore._line)
+    semaphore._seats = semaphore._releaser = SeatsThatClear(semaphore._line)
 
 
 class RoomOfTrust(WaitingRoom):
