@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,18 @@ from support.workers import DEADLINE, Crew, expect
 #: What must not even come of an exception where no interpreter lets a handler run.
 NEVER = {"two in at once", "not held by who thinks so", "the holder was changed"}
 
+#: What cannot be kept on CPython 3.10, and why.
+NOT_ON_310 = {
+    "TakeOverRefused": "handlers run before an `except`: one that raises there is the second exception at once"
+}
 
-@pytest.mark.parametrize("name", SITUATIONS)
+
+def situation(name: str) -> Any:
+    reason = NOT_ON_310.get(name, "")
+    return pytest.param(name, marks=pytest.mark.xfail(bool(reason) and sys.version_info < (3, 11), reason=reason))
+
+
+@pytest.mark.parametrize("name", map(situation, SITUATIONS))
 def test_every_point_of(crew: Crew, name: str, record_property: Callable[[str, object], None]) -> None:
     ours, theirs = crew.context.Pipe()
     crew.start(strike_situation, theirs, name)
