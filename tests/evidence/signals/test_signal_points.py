@@ -17,9 +17,7 @@ from support.workers import DEADLINE, Crew, expect
 NEVER = {"two in at once", "not held by who thinks so", "the holder was changed"}
 
 #: What cannot be kept on CPython 3.10, and why.
-NOT_ON_310 = {
-    "TakeOverRefused": "handlers run before an `except`: one that raises there is the second exception at once"
-}
+NOT_ON_310 = {"TakeOverRefused": "handlers run before an `except`, and one that raises there is the second exception"}
 
 
 def situation(name: str) -> Any:
@@ -27,7 +25,7 @@ def situation(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.xfail(bool(reason) and sys.version_info < (3, 11), reason=reason))
 
 
-@pytest.mark.parametrize("name", map(situation, SITUATIONS))
+@pytest.mark.parametrize("name", [situation(name) for name in SITUATIONS])
 def test_every_point_of(crew: Crew, name: str, record_property: Callable[[str, object], None]) -> None:
     ours, theirs = crew.context.Pipe()
     crew.start(strike_situation, theirs, name)
