@@ -223,7 +223,7 @@ WAYS: dict[str, Callable[[Any], None]] = {
 
 
 def use_near_the_recursion_limit(connection: Connection, kind: Callable[[], Any], way: str, first: bool) -> None:
-    """Acquire and release at each depth; tell with how many calls left that failed, and with how many it stayed held."""
+    """Acquire and release at each depth; tell with how many calls left that failed, with how many it stayed held."""
 
     def use_at(depth: int) -> None:
         use_at(depth - 1) if depth else WAYS[way](one)
