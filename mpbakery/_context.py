@@ -63,7 +63,7 @@ class Factories(BaseContext):
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
         *,
-        slots: int = DEFAULT_SLOTS,
+        slots: int | None = None,
         name: str | None = None,
     ) -> Barrier:
         """A barrier."""

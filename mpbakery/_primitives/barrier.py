@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from mpbakery._primitives import snapshot
 from mpbakery._primitives.rlock import RLock
-from mpbakery._primitives.shared import DEFAULT_SLOTS
+from mpbakery._primitives.shared import DEFAULT_SLOTS, checked_slots
 from mpbakery._primitives.shared_room import SharedRoom
 from mpbakery._primitives.snapshot import Owner
 from mpbakery._protocol.bakery import deadline_of
 from mpbakery._protocol.waiting_room import Place
-from mpbakery._system.layout import BARRIER, FLAG, GUARD, IDLE, LET_GO, NUMBERS, TURNED_AWAY, VALUE_AT
+from mpbakery._system.layout import BARRIER, FLAG, GUARD, IDLE, LET_GO, MAX_SLOTS, NUMBERS, TURNED_AWAY, VALUE_AT
 
 #: How often one who waits looks whether the one before it is alive (s).
 _LOOK: Final = 0.1
@@ -45,8 +45,9 @@ class Barrier(SharedRoom):
         parties: how many threads, in all processes together, have to come before all of them go on.
         action: a function that one of them calls before they go on.
         timeout: the default for `wait`: the seconds to wait at most, None for no limit.
-        slots: how many threads, in all processes together, can wait at the same time; 1 to 65536. A
-            process that has waited once keeps a place.
+        slots: how many threads, in all processes together, can wait at the same time, not less than there are parties;
+            1 to 65536. A process that has waited once keeps a place. None for 1024, or for twice the parties if those
+            are more.
         name: what messages call the barrier, at most 64 bytes of UTF-8; made up if None.
         ctx: a multiprocessing context, as in multiprocessing; processes of every start method can use it.
 
@@ -66,7 +67,7 @@ class Barrier(SharedRoom):
         action: Callable[[], object] | None = None,
         timeout: float | None = None,
         *,
-        slots: int = DEFAULT_SLOTS,
+        slots: int | None = None,
         name: str | None = None,
         ctx: BaseContext | None = None,
     ) -> None:
@@ -76,6 +77,16 @@ class Barrier(SharedRoom):
             raise TypeError(f"parties is {parties!r}: give a whole number, from 1 on") from None
         if number < 1:
             raise ValueError(f"parties is {number}: parties must be >= 1, as many as wait for each other")
+        if number > MAX_SLOTS:
+            raise ValueError(f"parties is {number}: give at most {MAX_SLOTS}, so many threads can wait at one barrier")
+        if slots is None:
+            slots = max(DEFAULT_SLOTS, min(2 * number, MAX_SLOTS))
+        slots = checked_slots(slots)
+        if slots < number:
+            raise ValueError(
+                f"slots is {slots}, for {number} parties: the barrier would never open, since each needs a slot; give "
+                f"at least {number}, or None"
+            )
         deadline_of(True, timeout, None, lambda: 0.0)
         self._assemble(_Guard(slots=slots, name=name, ctx=ctx), action, timeout)
         self._create(slots=slots, name=name, ctx=ctx, value=number)

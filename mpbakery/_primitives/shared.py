@@ -79,7 +79,7 @@ class Shared:
         _check_context(ctx)
         memory = create(
             self._kind,
-            _checked_slots(slots),
+            checked_slots(slots),
             name=names.made_up(KINDS[self._kind]) if name is None else _checked_name(name),
             robust=bool(robust),
             namespace=identity.this_namespace(),
@@ -182,7 +182,11 @@ def _check_context(ctx: BaseContext | None) -> None:
         raise TypeError(f"ctx is {ctx!r}: give a context, as in ctx=multiprocessing.get_context('spawn')")
 
 
-def _checked_slots(slots: int) -> int:
+def checked_slots(slots: int) -> int:
+    """A number of slots, as an argument gives it.
+
+    Raises TypeError and ValueError for what is none, or out of range.
+    """
     try:
         number = operator.index(slots)
     except TypeError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from mpbakery._system.layout import (
     record_of,
 )
 from mpbakery._system.memory import LateWord
+from mpbakery._system.native import local
 
 
 class Slot:
@@ -191,7 +191,7 @@ class OnFirstUse:
         seats.build()
 
 
-class Seats(threading.local):
+class Seats(local):
     """What the calling thread has in one lock: its slot, and the two calls that release through it.
 
     Not made in __init__: a signal handler that uses the lock would find it half done.

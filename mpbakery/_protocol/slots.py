@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 from mpbakery._errors import ClaimFileLostError, ForeignNamespaceError, SlotsExhausted, reraise_handlers
 from mpbakery._protocol.interfaces import Claims, Machine, Processes, SharedMemory
-from mpbakery._system import layout, names
+from mpbakery._system import layout, names, native
 from mpbakery._system.identity import Process
 from mpbakery._system.layout import (
     ARRIVED,
@@ -62,7 +62,7 @@ class _Turn:
     __slots__ = ("leaving", "thread")
 
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
+        self.thread = native.get_ident()
         self.leaving = False
 
 

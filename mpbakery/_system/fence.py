@@ -23,9 +23,10 @@ import itertools
 import operator
 import os
 import platform
-import threading
 from collections.abc import Callable, Iterator
 from typing import Final, SupportsIndex, cast
+
+from mpbakery._system.native import new_lock
 
 Order = Callable[[], object]
 
@@ -44,7 +45,7 @@ class Fence:
     __slots__ = ("free", "take")
 
     def __init__(self) -> None:
-        lock = threading.Lock()
+        lock = new_lock()
         self.take: Callable[..., bool] = lock.acquire
         self.free: Callable[[], None] = lock.release
 

@@ -14,10 +14,10 @@ import os
 import platform
 import random
 import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Final
+
+from mpbakery._system.native import new_rlock, sleep
 
 _FUTEX_WAIT: Final = 0
 _FUTEX_WAKE: Final = 1
@@ -42,7 +42,7 @@ Futex = Callable[[int, int, int, "float | None"], int]
 def nap(seconds: float, turn: int) -> None:
     """Sleep at most `seconds`, the shorter the lower `turn` (0, 1, 2 …), with jitter: waiters fall out of step."""
     longest = min(_FIRST_NAP * 2 ** min(turn, 16), _LONGEST_POLL)
-    time.sleep(max(0.0, min(seconds, longest * random.uniform(0.5, 1.0))))
+    sleep(max(0.0, min(seconds, longest * random.uniform(0.5, 1.0))))
 
 
 def _load_futex() -> Futex | None:
@@ -86,7 +86,7 @@ def _load_futex() -> Futex | None:
 
 
 #: A child that is forked while another thread imports ctypes would wait for that import for ever: no fork meanwhile.
-_loading: Final = threading.RLock()
+_loading: Final = new_rlock()
 os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
 _unloaded: Final = object()
 _futex: object = _unloaded

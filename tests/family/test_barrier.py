@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import threading
@@ -240,11 +241,42 @@ def test_one_party(fork: BaseContext) -> None:
 
 @pytest.mark.parametrize(
     ("parties", "error", "match"),
-    [(0, ValueError, "parties is 0"), (-1, ValueError, "parties is -1"), ("2", TypeError, "parties is '2'")],
+    [
+        (0, ValueError, "parties is 0"),
+        (-1, ValueError, "parties is -1"),
+        (2**16 + 1, ValueError, "at most 65536"),
+        (2**64, ValueError, "at most 65536"),
+        (1.5, TypeError, "parties is 1.5"),
+        ("2", TypeError, "parties is '2'"),
+    ],
 )
-def test_bad_parties(parties: Any, error: type[Exception], match: str) -> None:
+def test_bad_parties(ctx: BaseContext, parties: Any, error: type[Exception], match: str) -> None:
+    mpbakery.Barrier(2, ctx=ctx)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(error, match=match):
-        mpbakery.Barrier(parties)
+        mpbakery.Barrier(parties, ctx=ctx)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("parties", "slots"), [(2, 1), (5, 2), (1025, 1024)])
+def test_fewer_slots_than_parties(fork: BaseContext, parties: int, slots: int) -> None:
+    """All that there are slots for would wait for the others for ever."""
+    with pytest.raises(ValueError, match=f"slots is {slots}, for {parties} parties: the barrier would never open"):
+        mpbakery.Barrier(parties, slots=slots, ctx=fork)
+
+
+def test_as_many_slots_as_parties_will_do(fork: BaseContext) -> None:
+    barrier = mpbakery.Barrier(3, slots=3, ctx=fork)
+    in_threads([lambda: barrier.wait(PATIENCE)] * 3)
+    in_threads([lambda: barrier.wait(PATIENCE)] * 3)
+
+
+@pytest.mark.parametrize(("parties", "slots"), [(1, 1024), (600, 1200), (2000, 4000), (40_000, 65536), (65536, 65536)])
+def test_many_parties_have_slots_without_asking(fork: BaseContext, parties: int, slots: int) -> None:
+    for barrier in (mpbakery.Barrier(parties, ctx=fork), mpbakery.get_context("fork").Barrier(parties)):
+        assert barrier.parties == parties
+        assert barrier._memory.slots == barrier._guard._memory.slots == slots
 
 
 def test_bad_timeout(fork: BaseContext) -> None:

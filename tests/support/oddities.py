@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
+from types import FrameType
 from typing import Any
 
 import mpbakery
-from support.workers import PATIENCE, expect
+from support.workers import PATIENCE, expect, in_thread
 
 # --- Names ---------------------------------------------------------------------------------------------------------
 
@@ -173,3 +174,80 @@ def take_item(connection: Connection, items: Any, way: str) -> None:
     warnings.simplefilter("always")
     HINDRANCES[way]()
     connection.send(items.get(timeout=PATIENCE))
+
+
+# --- A stack without room ------------------------------------------------------------------------------------------
+
+#: So many calls deep there can be, and so many are left at most where something is used (CPython 3.10 needs the most).
+_DEEPEST = 300
+_LEFT = 60
+
+
+def _with(one: Any) -> None:
+    with one:
+        pass
+
+
+def _pair(one: Any) -> None:
+    one.acquire()
+    one.release()
+
+
+def _finally(one: Any) -> None:
+    one.acquire()
+    try:
+        pass
+    finally:
+        one.release()
+
+
+def _kept(one: Any) -> None:
+    release = one.release
+    one.acquire()
+    release()
+
+
+def _in_time(one: Any) -> None:
+    if one.acquire(timeout=PATIENCE):
+        one.release()
+
+
+#: Ways to acquire and to release.
+WAYS: dict[str, Callable[[Any], None]] = {
+    "with": _with,
+    "pair": _pair,
+    "finally": _finally,
+    "kept": _kept,
+    "in time": _in_time,
+}
+
+
+def use_near_the_recursion_limit(connection: Connection, kind: Callable[[], Any], way: str, first: bool) -> None:
+    """Acquire and release at each depth; tell with how many calls left that failed, with how many it stayed held."""
+
+    def use_at(depth: int) -> None:
+        use_at(depth - 1) if depth else WAYS[way](one)
+
+    def depth() -> int:
+        frame: FrameType | None = sys._getframe(1)
+        count = 0
+        while frame is not None:
+            frame, count = frame.f_back, count + 1
+        return count
+
+    failed, held = [], []
+    usual = sys.getrecursionlimit()
+    for left in range(1, _LEFT):
+        one = kind()
+        if not first:
+            _with(one)
+        sys.setrecursionlimit(_DEEPEST)
+        try:
+            use_at(_DEEPEST - depth() - left)
+        except RecursionError:
+            failed.append(left)
+        finally:
+            sys.setrecursionlimit(usual)
+        if not in_thread(lambda one=one: one.acquire(False)):  # type: ignore[misc]
+            held.append(left)
+    connection.send((failed, held))

@@ -1,0 +1,36 @@
+"""What the interpreter itself has for waiting and for threads: programs of greenlets put other things in its place.
+
+gevent and eventlet change the standard library so that whoever waits lets another greenlet of its thread run. In the
+middle of an attempt that must not happen: the other one would wait, with the whole thread, for the place in line of one
+that cannot go on. Nor is what they have for a lock a fence; and with a slot for each greenlet the slots would not last.
+So the greenlets of a thread are one thread here, as for the locks of multiprocessing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+
+def _original(module: str, name: str) -> Any:
+    """What a module of the interpreter had for `name` before anybody changed it."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None:
+        return gevent.get_original(module, name)
+    return getattr(importlib.import_module(module) if eventlet is None else eventlet.original(module), name)
+
+
+if TYPE_CHECKING:
+    new_lock = threading.Lock
+    new_rlock = threading.RLock
+    local = threading.local
+else:
+    new_lock: Final = _original("_thread", "allocate_lock")
+    new_rlock: Final = _original("_thread", "RLock")
+    local: Final = _original("_thread", "_local")
+
+get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
+sleep: Final[Callable[[float], None]] = _original("time", "sleep")
