@@ -179,7 +179,7 @@ def test_celery(folder: Path) -> None:
     with serving("tasks.py", folder):
         wait_until(lambda: len(visits.read_text().splitlines()) == 20, "20 visits")
     assert sorted(map(int, visits.read_text().splitlines())) == list(range(1, 21))
-    assert "died while it held lock" in log.read_text()
+    assert "died while it held Lock" in log.read_text()
 
 
 class _Connection(http.client.HTTPConnection):
@@ -220,4 +220,4 @@ def test_gunicorn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             with pytest.raises(http.client.RemoteDisconnected):
                 visit(path, "/die")
             assert visit(path, "/") == f"visit {number}"
-    assert (folder / "log").read_text().count("died while it held lock") >= 1
+    assert (folder / "log").read_text().count("died while it held Lock") >= 1
