@@ -590,7 +590,7 @@ def test_errors_name_what_happened_and_the_remedy(error: Exception, words: list[
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier"])
 def test_errors_name_the_class_that_the_remedy_is_for(kind: str, fork: BaseContext) -> None:
-    parties = (2,) if kind == "Barrier" else ()
+    parties = (1,) if kind == "Barrier" else ()
     shared = getattr(mpbakery, kind)(*parties, slots=1, name="mine", ctx=fork)
     if kind not in {"Condition", "Event"}:  # a thread has a slot of these only while it waits
         mpbakery.register(shared)
