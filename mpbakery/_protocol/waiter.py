@@ -148,7 +148,7 @@ class Waiter:
         if in_doorway:
             machine.nap(seconds, self._rounds)  # who is in the doorway wakes nobody
         else:
-            self._park(word, value, seconds)
+            self._park(word, value, seconds, ahead)
         self._rounds += 1
         return True
 
@@ -177,7 +177,7 @@ class Waiter:
             nap = min(nap, deadline - now)
         return nap
 
-    def _park(self, word: int, value: int, seconds: float) -> None:
+    def _park(self, word: int, value: int, seconds: float, ahead: list[tuple[int, int]]) -> None:
         slot, words = self._slot, self._slot.words
         kind = PARKED_LONG if seconds > LONG_NAP else PARKED
         fence = self._line.machine.new_fence()
@@ -190,8 +190,13 @@ class Waiter:
         words[ATTENTION] = 1
         # Store, fence, look: whoever lets us go on either has done it by now, or will see that we are parked.
         fence()
-        if words[word] == value and slot.generation is self.generation:
-            self._line.machine.park(slot.park, kind, seconds, self._rounds)
+        while words[word] == value and slot.generation is self.generation:
+            self._line.machine.park(slot.park, kind, min(seconds, LONG_NAP), self._rounds)
+            seconds -= LONG_NAP
+            # The nap of one far down the line goes on if nobody has ended it. Not if the one ahead is dead: all between
+            # here and the head may be, and nobody else would find out.
+            if seconds <= 0 or words[slot.park] != kind or self._line.table.is_dead(ahead[-1][1]):
+                break
         if not slot.lost:
             words[slot.park] = AWAKE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import signal
 import sys
@@ -251,3 +252,25 @@ def use_near_the_recursion_limit(connection: Connection, kind: Callable[[], Any]
         if not in_thread(lambda one=one: one.acquire(False)):  # type: ignore[misc]
             held.append(left)
     connection.send((failed, held))
+
+
+# --- No memory for one thing ---------------------------------------------------------------------------------------
+
+
+def use_without_memory(connection: Connection, kind: Callable[[], Any], way: str) -> None:
+    """Acquire and release, while one allocation fails, each in turn; tell at which of them it was left held."""
+    testcapi: Any = importlib.import_module("_testcapi")
+    left = []
+    for number in range(120):
+        one = kind()
+        _with(one)
+        try:
+            testcapi.set_nomemory(number, number + 1)
+            WAYS[way](one)
+        except MemoryError:
+            pass
+        finally:
+            testcapi.remove_mem_hooks()
+        if not in_thread(lambda one=one: one.acquire(False)):  # type: ignore[misc]
+            left.append(number)
+    connection.send(left)
