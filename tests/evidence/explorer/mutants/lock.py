@@ -57,7 +57,7 @@ LOCK_MUTANTS: Final = {
         "",
     ),
     "no look before parking": one_change(
-        "2x1", SEQUENTIAL, "waiter", "if words[word] == value and slot.generation is self.generation:", "if True:"
+        "2x1", SEQUENTIAL, "waiter", "while words[word] == value and slot.generation is self.generation:", "while True:"
     ),
     "no fence before parking": one_change(
         "2x1",
@@ -65,8 +65,8 @@ LOCK_MUTANTS: Final = {
         "waiter",
         """\
         fence()
-        if words[word] == value and""",
-        "        if words[word] == value and",
+        while words[word] == value and""",
+        "        while words[word] == value and",
     ),
     "attention called for again without a second look at the line": one_change(
         "3x1",
