@@ -36,12 +36,18 @@ class Event(SharedRoom):
         self._create(slots=slots, name=name, ctx=ctx)
 
     def is_set(self) -> bool:
-        """Whether the event is set."""
-        return self._memory.words[FLAG] != 0
+        """Whether the event is set; if so, what was written before `set` can be seen."""
+        if not self._memory.words[FLAG]:
+            return False
+        if (order := self._room.machine.order) is not None:
+            order()  # or what is read from now on could be what was there before set()
+        return True
 
     def set(self) -> None:
         """Set the event, and let everyone go who waits for it."""
         room = self._room
+        if room.machine.order is not None:
+            room.machine.order()  # or the flag could be seen before what was written until now
         room.words[FLAG] = 1
         # Store, fence, look: whoever comes to wait has either seen the flag, or is seen here.
         room.machine.new_fence()()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from evidence.explorer.mutants.mutant import one_change
-from evidence.explorer.simulated.operations import SEQUENTIAL, TOTAL_STORE_ORDER
+from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
 _SETTING: Final = """\
         room.words[FLAG] = 1
@@ -25,6 +25,13 @@ EVENT_MUTANTS: Final = {
         room.machine.new_fence()()
         for slot""",
         "        for slot",
+    ),
+    "event: no fence between what was written and the flag": one_change(
+        "event, with something to read",
+        PARTIAL_STORE_ORDER,
+        "event",
+        "            room.machine.order()  #",
+        "            pass  #",
     ),
     "event: no fence between the number and the look at the flag": one_change(
         "event",

@@ -7,10 +7,13 @@ from typing import Any, Final
 from evidence.explorer.promises.event import EventWorld
 from evidence.explorer.scenarios.room import wait_until_others_wait, waits
 from evidence.explorer.scenarios.scenario import Scenario, Script, wait_until
-from evidence.explorer.simulated.operations import insist
+from evidence.explorer.simulated.operations import Violation, insist
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.world import Budget
-from mpbakery._system.layout import FLAG
+from mpbakery._system.layout import FLAG, OWNER
+
+#: A word that an event has no use for.
+DATA: Final = OWNER
 
 
 def sets(process: Process) -> None:
@@ -32,6 +35,19 @@ def pulses(process: Process) -> None:
     insist(process.lock.event.clear)
 
 
+def publishes(process: Process) -> None:
+    """Write something, and set the event."""
+    process.lock.event._memory.words[DATA] = 1
+    sets(process)
+
+
+def reads(process: Process) -> None:
+    """Wait for the event, and read what was written before it was set."""
+    waits()(process)
+    if process.lock.event._memory.words[DATA] != 1:
+        raise Violation(f"process {process.index} sees the event set, but not what was written before")
+
+
 def sets_if_nobody_has(process: Process) -> None:
     """Set the event if process 0 has died before it did."""
     world = process.world
@@ -50,6 +66,7 @@ _PATIENT: Final = waits(timeout=1.0)
 
 EVENTS: Final = {
     "event": event(sets, waits()),
+    "event, with something to read": event(publishes, reads),
     "event, two wait": event(sets, waits(), waits()),
     "event, set by two": event(sets, sets, waits()),
     "event, set, cleared and set": event(sets_in_vain, waits(2), waits()),
