@@ -13,7 +13,7 @@ import pytest
 from mpbakery import Lock
 from support.workers import wait_until
 
-#: Where groups are made, in the first and in the second version of the kernel's interface, and what the limit is called.
+#: Where groups are made, in both versions of the kernel's interface, and what the limit is called.
 _PLACES = ((Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"))
 
 
