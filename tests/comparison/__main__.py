@@ -11,6 +11,7 @@ loky and pebble take part where they are installed (`tox run -e comparison` does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -65,17 +66,32 @@ def watch(scene: str, library: str) -> Outcome:
         except subprocess.TimeoutExpired:
             return Outcome(afterwards=f"the program did not end within {LIMIT:g} s")
         finally:
-            left = _left(program.pid, GRACE if program.returncode == -signal.SIGKILL else 0.0)
-            for pid in left:
-                os.kill(pid, signal.SIGKILL)
+            left = [pid for pid in _left(program.pid, GRACE) if not _is_tracker(pid)]
             program.kill()
             program.wait()
+            for pid in left:
+                _kill(pid)
+            for pid in _left(program.pid, GRACE):  # a tracker first removes what was left behind
+                _kill(pid)
         if program.returncode == -signal.SIGKILL:
             return Outcome(left=len(left))
         if program.returncode:
             raise RuntimeError(f"{scene} with {library} broke:\n{told.read_text()}")
         found: dict[str, Any] = json.loads(Path(folder, "outcome.json").read_text())
         return Outcome(**found)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether that is the process of the standard library, or loky's, that cleans up behind a program."""
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _left(session: int, seconds: float) -> list[int]:
