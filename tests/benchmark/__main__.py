@@ -2,9 +2,10 @@
 
 A script, not a test: it reports, and a missed bound does not make it fail.
 
-    python tests/benchmark                          everything, some three minutes
+    python tests/benchmark                          everything, some six minutes
     python tests/benchmark death timeout            two sections
     python tests/benchmark --quick --json out.json
+    python tests/benchmark waits holds --plot pictures
 
 How it is measured: every section forks its own children with `os.fork`; what they measure they write into shared
 memory. The measuring process itself neither waits for a lock nor wakes a waiter, so that what a lock does at its first
@@ -30,10 +31,13 @@ import mpbakery
 from benchmark.figures import Figure, table
 from benchmark.machine import Disturbance, environment
 from benchmark.measuring import QUICK, Broken, Effort, progress
+from benchmark.pictures import can_draw, draw
 from benchmark.sections.contention import fairness, throughput
 from benchmark.sections.creation import creation
+from benchmark.sections.curves import holds, registered, waits
 from benchmark.sections.death import death
 from benchmark.sections.family import family
+from benchmark.sections.peers import peers
 from benchmark.sections.timeout import timeout
 from benchmark.sections.uncontended import uncontended
 from benchmark.sections.waiting import cpu
@@ -48,6 +52,10 @@ SECTIONS: Final[dict[str, Callable[[Effort], Iterator[Figure]]]] = {
     "creation": creation,
     "throughput": throughput,
     "family": family,
+    "waits": waits,
+    "holds": holds,
+    "registered": registered,
+    "peers": peers,
 }
 
 
@@ -85,10 +93,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("sections", nargs="*", metavar="section", help="what to measure; everything if none is given")
     parser.add_argument("--quick", action="store_true", help="less of everything: shows that it runs, not how fast")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw what was measured into DIR, as SVG files")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"no section {unknown[0]!r}: choose from {', '.join(SECTIONS)}")
+    if options.plot and not can_draw():
+        parser.error("--plot needs matplotlib: pip install matplotlib, or tox run -e bench -- --plot DIR")
     options.results = parser.results(options)
     return options
 
@@ -128,6 +139,9 @@ def main(arguments: list[str] | None = None) -> int:
     if report.figures and not options.results.alone:
         report.show()
     options.results.write(asdict(report))
+    if options.plot:
+        for file in draw(report.figures, options.plot):
+            print(f"drawn: {file}", file=sys.stderr)
     return status
 
 

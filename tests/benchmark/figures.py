@@ -23,6 +23,8 @@ class Figure:
     met: bool | None
     numbers: Numbers
     section: str = field(default="")
+    #: whose it is, if it is not one of mpbakery's lock beside multiprocessing's
+    lock: str = ""
 
 
 def spread(values: list[float]) -> Numbers:
@@ -58,7 +60,34 @@ def ratio_figure(
 
 
 def table(figures: list[Figure]) -> str:
-    """The report: aligned columns, one block a section."""
+    """The report: aligned columns, one block a section, and a table of its own for other locks."""
+    tables = [_beside_multiprocessing([one for one in figures if not one.lock])]
+    tables.append(_lock_by_lock([one for one in figures if one.lock]))
+    return "\n\n".join(filter(None, tables))
+
+
+def _lock_by_lock(figures: list[Figure]) -> str:
+    """A line for each lock, a column for each figure."""
+    columns = list(dict.fromkeys(one.name for one in figures))
+    cells = {(one.lock, one.name): one.measured for one in figures}
+    rows = [
+        [lock, *(cells.get((lock, column), "-") for column in columns)]
+        for lock in dict.fromkeys(one.lock for one in figures)
+    ]
+    return _aligned([["", *columns], *rows]) if rows else ""
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _beside_multiprocessing(figures: list[Figure]) -> str:
+    """A line for each figure, a block for each section."""
+    if not figures:
+        return ""
     met = {True: "yes", False: "NO", None: "-"}
     head = ("figure", "bound", MPBAKERY, MULTIPROCESSING, "met?")
     rows = [(one.name, one.bound, one.measured, one.multiprocessing, met[one.met]) for one in figures]

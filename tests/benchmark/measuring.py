@@ -48,10 +48,20 @@ class Effort:
     timeouts: int = 10
     locks: int = 20_000
     throughput: float = 0.5
+    registered: int = 1024
 
 
 QUICK: Final = Effort(
-    rounds=1, fast_rounds=51, passes=1_000, contention=0.5, idle=1.0, tries=5, timeouts=2, locks=2_000, throughput=0.2
+    rounds=1,
+    fast_rounds=51,
+    passes=1_000,
+    contention=0.5,
+    idle=1.0,
+    tries=5,
+    timeouts=2,
+    locks=2_000,
+    throughput=0.2,
+    registered=16,
 )
 
 

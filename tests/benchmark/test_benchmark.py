@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ def test_every_section_has_figures(tmp_path: Path) -> None:
     sections = list(dict.fromkeys(figure["section"] for figure in report["figures"]))
     assert err.splitlines() == [f"{section} ..." for section in sections]
     assert list(report["used_by_others"]) == sections
-    assert all(f"-- {section} --" in out for section in sections)
-    assert len(sections) >= 8
+    assert all(f"-- {section} --" in out for section in sections if section != "peers")
+    assert re.search(r"^multiprocessing.Lock .* nobody gets it in ", out, re.MULTILINE)
+    assert len(sections) >= 12
 
 
 @pytest.mark.parametrize("arguments", [("speed",), ("--json", "/nowhere/x"), ("--fast",)], ids=" ".join)
