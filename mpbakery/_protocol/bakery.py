@@ -311,7 +311,7 @@ class Bakery:
                     if token and slot.times[slot.held] == token:
                         words[slot.held] = 0
                         slot.left = slot.left + 1
-                    slot.line.wake_if_free()
+                    slot.line.wake_if_free(once_more=True)
                 raise
             return False
 

@@ -109,7 +109,8 @@ class Line(Numbered):
     def wake(self, *, once_more: bool = False) -> None:
         """Wake the head of the line, if it is parked.
 
-        `once_more`: also if somebody else has already seen to that, but may have been suspended before it was done.
+        `once_more`: also if somebody else has already seen to that, but may have been suspended before it was done, or
+        cut off by an exception.
         """
         waiting = [(number, slot) for slot, number in enumerate(self.numbers()) if number > CHOOSING]
         if waiting:
@@ -128,11 +129,11 @@ class Line(Numbered):
             self.words[park] = AWAKE
             self.machine.unpark(park)
 
-    def wake_if_free(self) -> None:
+    def wake_if_free(self, *, once_more: bool = False) -> None:
         """After a place in line was given up: wake the head if the lock is free, for nobody else will."""
         self.machine.new_fence()()
         if not self.is_held():
-            self.wake()
+            self.wake(once_more=once_more)
 
     def wake_unless_held(self) -> None:
         """The same, right after a fence, for one who is about to wait.

@@ -380,7 +380,7 @@ class PermitBakery(Bakery):
                             self._seats.release()
                         except ValueError:
                             pass  # somebody has given too many meanwhile, and is told
-                    slot.line.wake_if_free()
+                    slot.line.wake_if_free(once_more=True)
                 raise
             return False
 

@@ -28,7 +28,7 @@ from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.world import World
 
 #: How far a mutant is looked for at random, and then depth first.
-RANDOM = 4_000
+RANDOM = 8_000
 DEPTH_FIRST = 10_000
 
 
@@ -122,6 +122,11 @@ FOUND |= {
         ("HUNGRY is cleared without a fence", TOTAL_STORE_ORDER, "91:2 131:f0 138:f1 140:f1 141:f1"),
         ("a new head that sleeps is not HUNGRY", SEQUENTIAL, "0:1 32:0 67:2"),
         ("a handler does not feed whom its own flow was about to feed", SEQUENTIAL, "0:1 42:h0t"),
+        (
+            "whom an exception has kept from being woken sleeps on",
+            SEQUENTIAL,
+            "0:1 27:2 28:0 49:h2r 50:0 107:h1r",
+        ),
         ("what a handler gave in the middle of a release counts twice", SEQUENTIAL, "0:1 20:h1t 41:0 82:1"),
         (
             "HUNGRY may be seen before the place is seen given up",

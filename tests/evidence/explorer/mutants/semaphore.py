@@ -58,6 +58,13 @@ SEMAPHORE_MUTANTS: Final = {
         "                            slot.line.wake_if_free()  # there may be one more",
         "                            # there may be one more",
     ),
+    "semaphore: whom an exception has kept from being woken sleeps on": one_change(
+        "semaphore, raising, two permits",
+        SEQUENTIAL,
+        "permits",
+        "                    slot.line.wake_if_free(once_more=True)\n",
+        "                    slot.line.wake_if_free()\n",
+    ),
     "semaphore: a new head that sleeps is not HUNGRY": one_change(
         "semaphore, timeouts",
         SEQUENTIAL,

@@ -66,7 +66,7 @@ SHARED_MUTANTS: Final = {
         SEQUENTIAL,
         {"raising": "bakery", "semaphore, raising": "permits"},
         """\
-                    slot.line.wake_if_free()
+                    slot.line.wake_if_free(once_more=True)
                 raise""",
         "                raise",
     ),
