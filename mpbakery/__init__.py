@@ -16,6 +16,7 @@ if sys.platform == "win32":
 
 from mpbakery._errors import (
     ClaimFileLostError,
+    ClaimsRefusedError,
     ForeignNamespaceError,
     MpbakeryError,
     NotOwnedError,
@@ -45,6 +46,7 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "ClaimFileLostError",
+    "ClaimsRefusedError",
     "Condition",
     "Event",
     "ForeignNamespaceError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from typing import Final
@@ -108,7 +109,8 @@ class SharingError(MpbakeryError):
 class ForeignNamespaceError(MpbakeryError):
     """A lock was used in a PID namespace other than the one that it was made in.
 
-    `lock` is the lock's name, `made_in` and `used_in` are the inode numbers of the two namespaces.
+    `lock` is the lock's name, `made_in` and `used_in` are the inode numbers of the two namespaces, or, from 2^63 on,
+    numbers that mpbakery has made up where it could not read them.
     """
 
     def __init__(self, lock: str, made_in: int, used_in: int) -> None:
@@ -141,6 +143,24 @@ class ClaimFileLostError(MpbakeryError):
 
     def __reduce__(self) -> tuple[type[ClaimFileLostError], tuple[str, int]]:
         return type(self), (self.lock, self.descriptor)
+
+
+class ClaimsRefusedError(MpbakeryError):
+    """The system refuses the record locks that guard the claiming of slots.
+
+    `lock` is the lock's name, `errno` the number of the system's error.
+    """
+
+    def __init__(self, lock: str, errno: int) -> None:
+        self.lock = lock
+        self.errno = errno
+        super().__init__(
+            f"fcntl.lockf() fails with errno {errno} ({os.strerror(errno)}): this thread cannot claim a slot of lock "
+            f"{lock}, which takes a record lock; let the sandbox or the security module permit fcntl() with F_SETLK"
+        )
+
+    def __reduce__(self) -> tuple[type[ClaimsRefusedError], tuple[str, int]]:
+        return type(self), (self.lock, self.errno)
 
 
 class WorkerDiedError(MpbakeryError):

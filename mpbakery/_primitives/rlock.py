@@ -54,13 +54,10 @@ class RecursiveSlot(Slot):
             )
         # What others hold is never released: that is for Lock, whose releases have to be counted.
         # Store, fence, look, as in `Slot`.
-        self.may_be_taken = "freeing"
         try:
             self.free()
         except RuntimeError:
             self.refree()
-        if self.may_be_taken == "freeing":
-            self.may_be_taken = False  # else a handler has taken it since
         if self.words[ATTENTION]:
             self.line.attend()
         return False

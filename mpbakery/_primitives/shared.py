@@ -160,7 +160,7 @@ def register(*locks: Shared) -> None:
 
     Raises:
         TypeError: an argument is neither a lock nor another of mpbakery's primitives.
-        SlotsExhausted, ClaimFileLostError, ForeignNamespaceError: as `Lock.acquire`.
+        SlotsExhausted, ClaimFileLostError, ClaimsRefusedError, ForeignNamespaceError: as `Lock.acquire`.
     """
     for lock in locks:
         if not isinstance(lock, (Shared, _UnknownLock)):

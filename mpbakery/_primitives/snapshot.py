@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from mpbakery._protocol.slots import is_free
 from mpbakery._system.layout import (
     ARRIVED,
     CHOOSING,
+    ENDED,
     ENTERED,
     HELD,
     HIGH,
@@ -87,7 +89,7 @@ def read_slot_owner(memory: Memory, slot: int) -> Owner:
     words = memory.words
     return Owner(
         pid=words[record + PID],
-        thread=words[record + THREAD],
+        thread=words[record + THREAD] & ~ENDED,
         process=memory.text(record + PROCESS_NAME, PROCESS_NAME_BYTES),
         since=memory.times[record + HELD],
     )
@@ -130,7 +132,8 @@ def read_waiters(memory: Memory) -> tuple[Waiting, ...]:
 
 def count_slots_in_use(memory: Memory) -> int:
     """How many slots belong to a thread, or did so until it died."""
-    return sum(1 for slot in range(memory.words[HIGH]) if memory.words[record_of(memory.slots, slot) + PID])
+    words = memory.words
+    return sum(not is_free(words, record_of(memory.slots, slot)) for slot in range(words[HIGH]))
 
 
 def read_statistics(memory: Memory) -> Statistics:

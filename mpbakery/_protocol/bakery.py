@@ -210,6 +210,7 @@ class Bakery:
             TypeError, ValueError: `timeout` is no number, or not a number (NaN).
             SlotsExhausted: every slot of the lock belongs to a living thread.
             ClaimFileLostError: this thread has no slot yet, and the descriptor that it needs to claim one was closed.
+            ClaimsRefusedError: likewise, and the system refuses the record locks that it takes.
             ForeignNamespaceError: the lock was made in another PID namespace.
 
         Warns:
@@ -249,10 +250,7 @@ class Bakery:
                 generation = slot.generation
                 words[number] = CHOOSING
                 # fence A: without it two processes could both find the room empty
-                if not slot.may_be_taken:
-                    slot.may_be_taken = True
-                    slot.take()
-                elif not slot.take(False):
+                if not slot.take():
                     slot.refence()
                 at_head = slot.room == slot.alone
                 while True:

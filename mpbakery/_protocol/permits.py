@@ -196,13 +196,10 @@ class PermitSlot(Slot):
         if self.lost:
             self.release_for_heir()  # a forked child: a permit that was taken before is its parent's
             return False
-        self.may_be_taken = "freeing"
         try:
             self.free()
         except RuntimeError:
             self.refree()
-        if self.may_be_taken == "freeing":
-            self.may_be_taken = False  # else a handler has taken it since
         if self.words[HUNGRY]:
             self.line.feed()
         if self.line.bound != UNBOUNDED and self.line.permits() > self.line.bound:
@@ -288,6 +285,7 @@ class PermitBakery(Bakery):
             TypeError, ValueError: `timeout` is no number, or not a number (NaN).
             SlotsExhausted: every slot of the semaphore belongs to a living thread.
             ClaimFileLostError: this thread has no slot yet, and the descriptor that it needs to claim one was closed.
+            ClaimsRefusedError: likewise, and the system refuses the record locks that it takes.
             ForeignNamespaceError: the semaphore was made in another PID namespace.
 
         A call that raises, whatever and wherever a signal handler raised, has taken no permit and leaves no place in
@@ -321,10 +319,7 @@ class PermitBakery(Bakery):
                 generation = slot.generation
                 words[number] = CHOOSING
                 # fence A: without it two processes could both find the room empty
-                if not slot.may_be_taken:
-                    slot.may_be_taken = True
-                    slot.take()
-                elif not slot.take(False):
+                if not slot.take():
                     slot.refence()
                 at_head = slot.room == slot.alone
                 if at_head:
@@ -392,7 +387,8 @@ class PermitBakery(Bakery):
 
         Raises:
             ValueError: a bounded semaphore has more permits now than it was made with.
-            SlotsExhausted, ClaimFileLostError, ForeignNamespaceError: as `acquire`, if this thread has no slot yet.
+            SlotsExhausted, ClaimFileLostError, ClaimsRefusedError, ForeignNamespaceError: as `acquire`, if this thread
+                has no slot yet.
 
         The permit is given back whatever a signal handler raises in the meantime.
         """

@@ -50,7 +50,6 @@ class Slot:
         "left_by_others",
         "line",
         "lost",
-        "may_be_taken",
         "number",
         "park",
         "refence",
@@ -95,10 +94,6 @@ class Slot:
         self.entered = 0
         self.left = 0
         self.left_by_others = SCRATCH
-        #: whether the private lock of the fence may be taken: False, True, or "freeing". As long as not, `take` need
-        #: not be told not to wait, which costs 5 % of an acquisition. It is set right before each `take`: at a call in
-        #: between, a handler could take the lock, and the thread would wait for itself.
-        self.may_be_taken: bool | str = False
         fence = line.machine.new_fence()
         self.take = fence.take
         self.free = fence.free
@@ -120,13 +115,10 @@ class Slot:
                 self.line.release_for_another()
             return False
         # Store, fence, look: else a waiter that sees the lock held and parks, and we, who see nobody, miss each other.
-        self.may_be_taken = "freeing"
         try:
             self.free()
         except RuntimeError:
             self.refree()
-        if self.may_be_taken == "freeing":
-            self.may_be_taken = False  # else a handler has taken it since
         if self.words[ATTENTION]:
             self.line.attend()
             self.left = max(self.left, self.line.left_by_others(self.left_by_others, self.entered))
@@ -145,8 +137,7 @@ class Slot:
 
         Another thread's acquisition, or a handler's fence, has left it so.
         """
-        self.may_be_taken = True
-        self.take(False)
+        self.take()
         self.refence()
 
     def release_for_heir(self) -> None:

@@ -98,8 +98,7 @@ class Waiter:
         else:
             return False
         # fence A: without it two processes could both scan a room in which neither is choosing yet
-        slot.may_be_taken = True
-        if not slot.take(False):
+        if not slot.take():
             slot.refence()
         if words[HIGH] != slot.high:
             slot.see()
@@ -109,8 +108,7 @@ class Waiter:
         else:
             return False
         # fence B: without it two processes could both look before the other's ticket is visible, and both be heads
-        slot.may_be_taken = True
-        if not slot.take(False):
+        if not slot.take():
             slot.refence()
         self._ticket = ticket
         self.generation = generation

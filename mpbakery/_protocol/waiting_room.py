@@ -65,7 +65,7 @@ class WaitingRoom(Numbered):
         would leave a ticket behind. And only if the place is not lost, looking right before the store, without a call:
         a handler could fork there, and the child would write its parent's number.
 
-        Raises SlotsExhausted, ClaimFileLostError, ForeignNamespaceError.
+        Raises SlotsExhausted, ClaimFileLostError, ClaimsRefusedError, ForeignNamespaceError.
         """
         # In one piece between threads and signal handlers. A place that is lost before it is given back is collected.
         try:

@@ -10,10 +10,12 @@ stores overtake stores and loads overtake loads. Two kinds of fence keep the pro
 
 A full fence without C code: on x86 a locked instruction is one, and an uncontended `threading.Lock` executes one
 whenever it changes hands. `acquire(False)` on a lock that is taken may execute none, hence the second line of
-`Fence`. (`threading.RLock` executes none where its owner comes again.)
+`Fence`. (`threading.RLock` executes none where its owner comes again.) A lock operation that waits is never used:
+whatever comes in between two bytecodes may have taken the lock, a signal handler or a trace function that acquires,
+and the thread would wait for itself.
 
 On other machines a lock operation is an acquire or a release, not a full barrier. A trip through the kernel's
-scheduler is: Linux promises a full barrier there (membarrier(2) rests on it), so `os.sched_yield` is both fences.
+scheduler is: Linux promises a full barrier there (membarrier(2) rests on it), so `yield_` is both fences.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ import platform
 from collections.abc import Callable, Iterator
 from typing import Final, SupportsIndex, cast
 
-from mpbakery._system.native import new_lock
+from mpbakery._system.native import new_lock, sleep
 
 Order = Callable[[], object]
+
+#: Let another process have the processor. Where there is no `sched_yield`, the shortest sleep is such a trip as well.
+yield_: Final[Callable[[], None]] = getattr(os, "sched_yield", functools.partial(sleep, 1e-6))
 
 #: x86-64 makes stores visible in their order, and its loads read in theirs (total store order).
 TOTAL_STORE_ORDER: Final = platform.machine().lower() in {"x86_64", "amd64"}
@@ -37,16 +42,16 @@ TOTAL_STORE_ORDER: Final = platform.machine().lower() in {"x86_64", "amd64"}
 class Fence:
     """Full fences for one thread, as two halves of a private lock that is taken by one fence and freed by the next.
 
-    `take` is a full fence where it returns True; where it returns False, `refence` must follow. Without its argument it
-    waits until the private lock is free, so that must be known. The halves are offered apart because the fast path of a
-    lock can use one for acquire and the other for release, at half the price.
+    `take` is a full fence where it returns True; where it returns False, `refence` must follow. The halves are offered
+    apart because the fast path of a lock can use one for acquire and the other for release, at half the price.
     """
 
     __slots__ = ("free", "take")
 
     def __init__(self) -> None:
         lock = new_lock()
-        self.take: Callable[..., bool] = lock.acquire
+        # bound in C: handing False over at each call would cost 3 to 10 % of an acquisition
+        self.take: Callable[[], bool] = functools.partial(lock.acquire, False)
         self.free: Callable[[], None] = lock.release
 
     def refence(self) -> None:
@@ -60,7 +65,7 @@ class Fence:
 
     def __call__(self) -> None:
         """A full fence."""
-        if not self.take(False):
+        if not self.take():
             self.refence()
 
 
@@ -71,22 +76,22 @@ class SchedulerFence(Fence):
 
     def __init__(self) -> None:
         self.take = self._take
-        self.free = os.sched_yield
+        self.free = yield_
 
     @staticmethod
-    def _take(_blocking: bool = True) -> bool:
-        os.sched_yield()
+    def _take() -> bool:
+        yield_()
         return True
 
     def __call__(self) -> None:
         """A full fence."""
-        os.sched_yield()
+        yield_()
 
 
 class _Yields:
-    """Iterated over, calls sched_yield once and gives nothing, without a line of Python being run."""
+    """Iterated over, calls `yield_` once and gives nothing, without a line of Python being run."""
 
-    __iter__ = staticmethod(functools.partial(iter, os.sched_yield, None))
+    __iter__ = staticmethod(functools.partial(iter, yield_, None))
 
 
 def release_offset(offset: int) -> SupportsIndex:
@@ -129,7 +134,7 @@ def storing_release_offset(
     """`offset`, so that whoever asks for it has the next one of `values` stored in `word` first, in C as well."""
     words: Iterator[int] = itertools.repeat(word)
     if not TOTAL_STORE_ORDER:
-        words = map({None: word}.__getitem__, iter(os.sched_yield, ...))
+        words = map({None: word}.__getitem__, iter(yield_, ...))
     return cast("SupportsIndex", _Next(map({None: offset}.__getitem__, map(store, words, values))))
 
 
@@ -139,4 +144,4 @@ def new_fence() -> Fence:
 
 
 #: The order fence, None where the machine needs none.
-order: Final[Order | None] = None if TOTAL_STORE_ORDER else os.sched_yield
+order: Final[Order | None] = None if TOTAL_STORE_ORDER else yield_

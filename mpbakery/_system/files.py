@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
@@ -37,13 +38,22 @@ class OwnFile:
         return (status.st_dev, status.st_ino) == self._file
 
 
-if sys.platform == "linux" and hasattr(os, "memfd_create"):
+if sys.platform == "linux":
     # A file that can shrink kills whoever reads behind its new end.
     _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    #: What memfd_create fails with where the kernel has none, or a sandbox forbids it.
+    _NO_MEMFD: Final = {errno.ENOSYS, errno.EPERM, errno.EACCES}
 
     def anonymous_file(size: int) -> int:
         """A descriptor of a new file of `size` bytes that has no name and cannot shrink."""
-        file = os.memfd_create("mpbakery", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            file = os.memfd_create("mpbakery", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except AttributeError:
+            return _unlinked_file(size)
+        except OSError as error:
+            if error.errno not in _NO_MEMFD:
+                raise
+            return _unlinked_file(size)
         os.ftruncate(file, size)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
         return file
@@ -51,31 +61,33 @@ if sys.platform == "linux" and hasattr(os, "memfd_create"):
     def is_sealed(file: int) -> bool:
         """Whether `file` cannot shrink."""
         try:
-            return fcntl.fcntl(file, fcntl.F_GET_SEALS) & _SEALS == _SEALS
-        except OSError:
-            return False
-
-    def claim_file() -> int:
-        """A descriptor of a new file that is good for record locks and nothing else."""
-        return os.memfd_create("mpbakery-claims", os.MFD_CLOEXEC)
+            seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
+        except OSError as error:
+            reraise_handlers(error)
+            seals = fcntl.F_SEAL_SEAL
+        # a file that takes no seals, and not one that could have been sealed, is good without
+        return seals & _SEALS == _SEALS or (seals == fcntl.F_SEAL_SEAL and _has_no_name(file))
 
 else:
 
     def anonymous_file(size: int) -> int:
         """A descriptor of a new file of `size` bytes that has no name and cannot shrink."""
-        file = claim_file()
-        os.ftruncate(file, size)
-        return file
+        return _unlinked_file(size)
 
     def is_sealed(file: int) -> bool:
         """Whether `file` cannot shrink."""
-        # an unlinked file has no name to open it by: only its heirs could make it shrink
-        return os.fstat(file).st_nlink == 0
+        return _has_no_name(file)
 
-    def claim_file() -> int:
-        """A descriptor of a new file that is good for record locks and nothing else."""
-        import tempfile
 
-        file, path = tempfile.mkstemp(prefix="mpbakery-")
-        os.unlink(path)
-        return file
+def _has_no_name(file: int) -> bool:
+    """Whether there is no name to open `file` by: then only its heirs could make it shrink."""
+    return os.fstat(file).st_nlink == 0
+
+
+def _unlinked_file(size: int) -> int:
+    import tempfile
+
+    file, path = tempfile.mkstemp(prefix="mpbakery-")
+    os.unlink(path)
+    os.ftruncate(file, size)
+    return file

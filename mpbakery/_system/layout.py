@@ -58,8 +58,8 @@ FIRST_TICKET: Final = 3
 # The record of a slot, as offsets from its first word.
 RECORD: Final = 16
 PID: Final = 0  # 0: the slot is free; written under the claim lock
-START: Final = 1
-THREAD: Final = 2
+START: Final = 1  # when the process started, see `identity`
+THREAD: Final = 2  # with ENDED once it has ended: the slot is free then, too, unless HELD is not 0
 HELD: Final = 3  # a double: when the lock was taken through this slot (monotonic seconds), 0 when it was given back
 EXIT_ARGUMENTS: Final = 4  # scratch: the store that releases a lock must put the arguments of __exit__ behind HELD
 ENTERED: Final = 5  # how many times the lock was acquired through this slot
@@ -70,6 +70,8 @@ ARRIVED: Final = 8  # a double: when the thread that waits came to the doorway (
 DEADLINE: Final = 9  # a double: when the thread that waits gives up (monotonic seconds), 0 for never
 PROCESS_NAME: Final = 10  # six words, UTF-8, zero padded
 PROCESS_NAME_BYTES: Final = 48
+
+ENDED: Final = 1 << 63
 
 AWAKE: Final = 0
 PARKED: Final = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Final
 
@@ -20,8 +19,8 @@ class ThisMachine(park.Parker):
 
     spins = SPINS
     yields = YIELDS
-    order = fence.order
+    order = None if fence.order is None else staticmethod(fence.order)
     clock = staticmethod(time.monotonic)
     new_fence = staticmethod(fence.new_fence)
-    yield_ = staticmethod(os.sched_yield)
+    yield_ = staticmethod(fence.yield_)
     nap = staticmethod(park.nap)

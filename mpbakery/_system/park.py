@@ -9,14 +9,17 @@ a nap that grows with `turn`, and whoever should be woken finds out by itself.
 from __future__ import annotations
 
 import errno
+import importlib
+import math
 import mmap
 import os
 import platform
 import random
 import sys
-from collections.abc import Callable
+import time
 from typing import Final
 
+from mpbakery._errors import is_from_handler
 from mpbakery._system.native import new_rlock, sleep
 
 _FUTEX_WAIT: Final = 0
@@ -35,8 +38,8 @@ _HALF: Final = 0 if sys.byteorder == "little" else 4
 _FIRST_NAP: Final = 50e-6
 _LONGEST_POLL: Final = 5e-3
 _WORD: Final = 8
-
-Futex = Callable[[int, int, int, "float | None"], int]
+#: How many seconds pass until ctypes is looked for again, where it may be had later.
+_PATIENCE: Final = 1.0
 
 
 def nap(seconds: float, turn: int) -> None:
@@ -45,67 +48,83 @@ def nap(seconds: float, turn: int) -> None:
     sleep(max(0.0, min(seconds, longest * random.uniform(0.5, 1.0))))
 
 
-def _load_futex() -> Futex | None:
-    """The futex system call as futex(address, operation, value, seconds) -> errno, or None where there is none."""
-    number = _SYSCALLS.get(platform.machine())
-    if sys.platform != "linux" or number is None:
-        return None
-    try:
-        import ctypes
-    except ImportError:
-        return None
+class _Futex:
+    """The futex system call, by way of ctypes."""
 
-    class Timespec(ctypes.Structure):
-        _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+    def __init__(self, number: int) -> None:
+        """`number` of the system call. Raises ImportError or OSError where ctypes cannot be had."""
+        from ctypes import CDLL, POINTER, Structure, addressof, c_char, c_int, c_long, c_uint32, c_void_p, get_errno
 
-    try:
-        syscall = ctypes.CDLL(None, use_errno=True).syscall
-    except (OSError, AttributeError):
-        return None
-    syscall.restype = ctypes.c_long
-    syscall.argtypes = (
-        ctypes.c_long,
-        ctypes.c_void_p,
-        ctypes.c_int,
-        ctypes.c_uint32,
-        ctypes.POINTER(Timespec),
-        ctypes.c_void_p,
-        ctypes.c_uint32,
-    )
+        class Timespec(Structure):
+            _fields_ = (("seconds", c_long), ("nanoseconds", c_long))
 
-    def futex(address: int, operation: int, value: int, seconds: float | None) -> int:
+        self._number = number
+        self._timespec = Timespec
+        self._errno = get_errno
+        self._byte = c_char
+        self._address_of = addressof
+        self._call = CDLL(None, use_errno=True).syscall
+        self._call.restype = c_long
+        self._call.argtypes = (c_long, c_void_p, c_int, c_uint32, POINTER(Timespec), c_void_p, c_uint32)
+
+    def address_of(self, mapping: mmap.mmap | memoryview) -> int:
+        """Where a mapping begins."""
+        return self._address_of(self._byte.from_buffer(mapping))
+
+    def __call__(self, address: int, operation: int, value: int, seconds: float | None) -> int:
+        """Carry out an operation on the word at an address; 0, or the error's number."""
         timeout = None
         if seconds is not None:
             whole = int(seconds)
-            timeout = Timespec(whole, int((seconds - whole) * 1e9))
-        if syscall(number, address, operation, value, timeout, None, 0) >= 0:
+            timeout = self._timespec(whole, int((seconds - whole) * 1e9))
+        if self._call(self._number, address, operation, value, timeout, None, 0) >= 0:
             return 0
-        return ctypes.get_errno()
-
-    return futex
+        return self._errno()
 
 
-#: A child that is forked while another thread imports ctypes would wait for that import for ever: no fork meanwhile.
+#: A child that is forked while another thread is here would wait for that import for ever: no fork meanwhile.
 _loading: Final = new_rlock()
 os.register_at_fork(before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_loading.release)
-_unloaded: Final = object()
-_futex: object = _unloaded
-#: The thread that has _loading is in the middle of it.
-_half_loaded = False
+_futex: _Futex | None = None
+#: When to look for it again (monotonic seconds), where there is none.
+_look_again = 0.0
 
 
-def _get_futex() -> Futex | None:
-    global _futex, _half_loaded
-    if _futex is _unloaded:
-        with _loading:
-            if _half_loaded:
-                return None  # a signal handler that interrupts the import would find half a ctypes: let it nap
-            _half_loaded = True
-            try:
-                _futex = _load_futex()
-            finally:
-                _half_loaded = False
-    return _futex  # type: ignore[return-value]
+def _get_futex() -> _Futex | None:
+    """The futex, None where there is none, or not yet."""
+    global _futex, _look_again
+    if _futex is not None or time.monotonic() < _look_again:
+        return _futex
+    number = _SYSCALLS.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        _look_again = math.inf
+        return None
+    with _loading:
+        if _is_being_imported("ctypes") or _is_being_imported("_ctypes"):
+            return None
+        try:
+            _futex = _Futex(number)
+        except (ImportError, AttributeError, MemoryError, OSError) as error:
+            if is_from_handler(error):
+                raise
+            # no descriptor is left; or there is no ctypes, or what it needs is forbidden
+            later = isinstance(error, (ImportError, OSError)) and not isinstance(error, ModuleNotFoundError)
+            _look_again = time.monotonic() + _PATIENCE if later else math.inf
+    return _futex
+
+
+def _is_being_imported(package: str) -> bool:
+    """Whether somebody is importing that, or a module in it, at this moment: whoever imports it as well, waits.
+
+    That can be for ever. This may be a signal handler in the midst of that import, or a child that was forked while a
+    thread imported it that does not exist here; its timeout is to be kept all the same.
+    """
+    # Nothing public says so. Where this is missing, the import is one like any other.
+    locks = getattr(getattr(importlib, "_bootstrap", None), "_module_locks", {}).copy()  # others change it
+    return any(
+        module.partition(".")[0] == package and getattr(reference(), "owner", None) is not None
+        for module, reference in locks.items()
+    )
 
 
 class Parker:
@@ -123,7 +142,7 @@ class Parker:
         if futex is None:
             nap(seconds, turn)
             return
-        failure = futex(self._address_of(word), _FUTEX_WAIT, expected, seconds)
+        failure = futex(self._address_of(futex, word), _FUTEX_WAIT, expected, seconds)
         if failure not in {0, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}:
             _refused()
             nap(seconds, turn)
@@ -131,18 +150,16 @@ class Parker:
     def unpark(self, word: int) -> None:
         """Wake whoever sleeps on word `word`; the caller has changed it."""
         futex = _get_futex()
-        if futex is not None and futex(self._address_of(word), _FUTEX_WAKE, 1, None):
+        if futex is not None and futex(self._address_of(futex, word), _FUTEX_WAKE, 1, None):
             _refused()
 
-    def _address_of(self, word: int) -> int:
+    def _address_of(self, futex: _Futex, word: int) -> int:
         if not self._address:
-            import ctypes
-
-            self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+            self._address = futex.address_of(self._mapping)
         return self._address + word * _WORD + _HALF
 
 
 def _refused() -> None:
     """The kernel does not let this process use the futex (a sandbox): from now on it naps."""
-    global _futex
-    _futex = None
+    global _futex, _look_again
+    _futex, _look_again = None, math.inf

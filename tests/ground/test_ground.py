@@ -8,7 +8,9 @@ from __future__ import annotations
 import fcntl
 import functools
 import gc
+import importlib
 import itertools
+import math
 import mmap
 import operator
 import os
@@ -28,16 +30,22 @@ import pytest
 import mpbakery
 from conftest import FIGURES
 from mpbakery._system import fence, identity, layout, park
+from mpbakery._system.claims import LIVES, ClaimFile
+from mpbakery._system.identity import Process
 from mpbakery._system.memory import create
 from support.children import (
     hold_claims,
+    live_without_main_thread,
     look_for_torn_words,
     race_stores,
     store_word_pairs,
     tell_clock,
     tell_mapping,
+    tell_parent,
+    tell_process,
     wait_on_futex,
 )
+from support.namespaces import in_new_pid_namespace
 from support.workers import Crew, expect, in_thread, in_threads, wait_for_state, wait_until
 
 WORD = 8
@@ -461,19 +469,49 @@ def test_a_record_lock_is_lost_with_any_descriptor_of_its_file(file: int) -> Non
 
 def test_bytes_of_a_file_are_locked_one_by_one_and_beyond_its_end(file: int) -> None:
     """One file serves many locks: each has a byte, that need not exist."""
-    last = (1 << 62) - 1
-    for place in (0, 1, last):
+    last = (1 << 63) - 1
+    for place in (0, 1, LIVES - 1, LIVES, last):
         lock_record(file, place)
     assert not is_locked_for_a_child(file, 2), "claims of one lock hold up those of others"
-    assert is_locked_for_a_child(file, last), (
-        "a byte behind the end of a file cannot be locked: two processes could claim the same slot, and both be in"
-    )
+    assert not is_locked_for_a_child(file, LIVES + 1), "nobody can say that he lives while another one does"
+    for place in (LIVES - 1, LIVES, last):
+        assert is_locked_for_a_child(file, place), (
+            "a byte behind the end of a file cannot be locked: two processes could claim the same slot, and both be in"
+        )
 
 
 def test_an_unlocked_record_is_free(file: int) -> None:
     lock_record(file)
     functools.partial(fcntl.lockf, file, fcntl.LOCK_UN, 1)(0)
     assert not is_locked_for_a_child(file), "a claim does not end: nobody else could claim a slot any more"
+
+
+@pytest.mark.parametrize("ask", [ClaimFile._is_locked, ClaimFile._cannot_be_locked], ids=lambda ask: ask.__name__)
+def test_it_can_be_asked_whether_somebody_holds_a_record(file: int, ask: Callable[[ClaimFile, int], bool]) -> None:
+    """By a look, which nobody notices; or, on other systems, by trying to lock it."""
+    claims = ClaimFile(file, owned=False)
+    wrong = "the dead are waited for, or the lock is taken from the living"
+    ours, theirs = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        lock_record(file, LIVES + 7)
+        os.write(theirs, b"held")
+        signal.pause()
+    try:
+        assert os.read(ours, 4) == b"held"
+        assert ask(claims, LIVES + 7), wrong
+        assert ask(claims, LIVES + 7), "who looks takes the record lock away"
+        assert not ask(claims, LIVES + 6), wrong
+        os.kill(holder, signal.SIGKILL)
+        os.waitid(os.P_PID, holder, os.WEXITED | os.WNOWAIT)
+        assert not ask(claims, LIVES + 7), "a zombie counts as alive until somebody reaps it"
+        assert not ask(claims, LIVES + 7)
+        assert not is_locked_for_a_child(file, LIVES + 7), "who looks keeps the record lock: the dead would live on"
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_sealed_file_cannot_shrink() -> None:
@@ -543,15 +581,88 @@ def test_a_start_time_is_in_proc() -> None:
     assert not identity.is_dead(identity.Process(1, identity.UNKNOWN_START)), unknown
 
 
+def test_all_see_the_same_start_of_a_process(fork: BaseContext, crew: Crew) -> None:
+    """Its parent, its child, and another process."""
+    mine = identity.this_process()
+    ours, theirs = fork.Pipe()
+    crew.start(tell_process, theirs, mine)
+    child, parent_is_dead, another_would_be = expect(ours)
+    assert child.pid != mine.pid
+    assert child.start >> 62 == mine.start >> 62 != 0, "starts are of several kinds here, and cannot be compared"
+    assert not parent_is_dead, "a parent seems to be another process: the lock would be taken from its holder"
+    assert another_would_be, "a parent seems to be its own successor: the lock of the dead stays held"
+    assert not identity.is_dead(child), "a child seems to be another process: the lock would be taken from its holder"
+
+
+@pytest.mark.parametrize(
+    "has_proof",
+    [identity._by_descriptor, identity._by_status, identity._by_links, identity._by_parenthood],
+    ids=lambda has_proof: has_proof.__name__,
+)
+def test_each_way_to_be_told_of_a_death(crew: Crew, has_proof: Callable[[Process], bool]) -> None:
+    """Of a zombie, which has its pid still. Of the living there is no proof, and of one without its main thread."""
+    unknown = identity.UNKNOWN_START
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        assert not has_proof(Process(child, unknown)), "the living are taken for dead: two would be in"
+        assert not has_proof(Process(1, unknown))
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert has_proof(Process(child, unknown)), "a zombie counts as alive: its lock stays held until it is reaped"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    ours, theirs = crew.context.Pipe()
+    half = crew.start(live_without_main_thread, theirs)
+    expect(ours)
+    assert half.pid
+    wait_for_state(half.pid, "Z")
+    assert not has_proof(Process(half.pid, unknown)), "a process without its main thread is taken for dead: two are in"
+
+
+def test_the_number_of_a_thread_is_no_process() -> None:
+    """A dead owner's pid may be given to a thread of somebody else."""
+    number: list[int] = []
+    begun, enough = threading.Event(), threading.Event()
+
+    def live() -> None:
+        number.append(threading.get_native_id())
+        begun.set()
+        enough.wait()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        begun.wait()
+        assert identity.is_dead(Process(number[0], identity.this_process().start)), "it is waited for as for a process"
+    finally:
+        enough.set()
+        thread.join()
+
+
+def test_a_process_sees_no_parent_from_within_a_pid_namespace(
+    fork: BaseContext, crew: Crew, pid_namespaces: None
+) -> None:
+    """By this a forked child knows, without /proc, that it is in another one than its parent."""
+    ours, theirs = fork.Pipe()
+    crew.start(in_new_pid_namespace, tell_parent, theirs, False)
+    assert expect(ours) == (0, 1), "a child takes its parent's pids for pids of its own namespace: two could be in"
+    crew.finish()
+
+
 def test_a_program_name_cannot_confuse_the_start_time() -> None:
     """The name in /proc/<pid>/stat stands in parentheses, and may hold parentheses and spaces itself."""
     before = identity.this_process()
     name = Path("/proc/self/comm").read_text()
     message = "a process that names itself so is taken for dead, and the lock from it while it holds it"
+    status = identity._read_status(os.getpid())
     try:
         Path("/proc/self/comm").write_text(") Z 1 1 (x")
         identity.forget()  # else nothing is read again
         assert identity.this_process() == before, message
+        assert identity._read_status(os.getpid()) == status, message
         assert not identity.is_dead(before), message
     finally:
         Path("/proc/self/comm").write_text(name.strip())
@@ -600,8 +711,34 @@ def test_the_futex_is_there() -> None:
     )
 
 
+def test_an_import_under_way_can_be_seen() -> None:
+    """Whoever imports the same waits for it: for ever, where the thread that is at it does not exist."""
+    name = "module_that_takes_its_time"
+    seen: list[bool] = []
+
+    class Finder:
+        @staticmethod
+        def find_spec(module: str, path: object = None, target: object = None) -> None:
+            if module == name:
+                seen.append(park._is_being_imported(name))
+                seen.append(in_thread(lambda: park._is_being_imported(name)))
+
+    sys.meta_path.insert(0, Finder())
+    try:
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module(name)
+    finally:
+        del sys.meta_path[0]
+    assert seen == [True, True], (
+        "an import under way is not seen: a first wait does not keep its time limit where another thread, or what a "
+        "signal handler has interrupted, is importing ctypes; in a child that was forked meanwhile it never ends"
+    )
+    assert not park._is_being_imported(name), "an import that is over is taken for one under way: waiters only nap"
+
+
 def test_without_a_futex_a_park_is_a_nap(room: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(park, "_futex", None)
+    monkeypatch.setattr(park, "_look_again", math.inf)
     memoryview(room).cast("Q")[3] = 1
     start = time.monotonic()
     for turn in range(20):
@@ -625,7 +762,7 @@ def test_a_fence_can_be_used_in_every_order(kind: type[fence.Fence]) -> None:
     fence = kind()
     for _ in range(3):
         fence()
-        if not fence.take(False):
+        if not fence.take():
             fence.refence()
         fence()
         fence.refence()

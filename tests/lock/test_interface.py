@@ -558,6 +558,7 @@ def test_a_lock_cannot_be_copied_into_two(lock: mpbakery.Lock) -> None:
         mpbakery.UnknownLockError("ledger", "c0ffee"),
         mpbakery.ForeignNamespaceError("ledger", 4026531836, 4026532000),
         mpbakery.ClaimFileLostError("ledger", 5),
+        mpbakery.ClaimsRefusedError("ledger", 13),
         mpbakery.SharingError("lock ledger cannot follow"),
         mpbakery.OwnerDiedWarning("ledger", 4711, 4712, "anna", 1.25),
         mpbakery.MpbakeryError("something"),
@@ -580,6 +581,7 @@ def test_errors_survive_pickling_with_their_fields(error: Exception) -> None:
         (mpbakery.UnknownLockError("ledger", "c0ffee"), ["ledger", "c0ffee", "mpbakery.register", "initargs"]),
         (mpbakery.ForeignNamespaceError("ledger", 123, 456), ["ledger", "123", "456", "inside that namespace"]),
         (mpbakery.ClaimFileLostError("ledger", 5), ["descriptor 5", "ledger", "fileno()"]),
+        (mpbakery.ClaimsRefusedError("ledger", 13), ["lockf()", "errno 13", "Permission denied", "ledger", "F_SETLK"]),
         (mpbakery.OwnerDiedWarning("ledger", 4711, 4712, "anna", 1.25), ["4711", "anna", "ledger", "1.250 s"]),
     ],
     ids=lambda value: type(value).__name__,
@@ -606,7 +608,7 @@ def test_the_most_slots_are_not_asked_to_be_exceeded() -> None:
 
 def test_the_kinds_of_errors() -> None:
     errors = [mpbakery.SlotsExhausted, mpbakery.UnknownLockError, mpbakery.ForeignNamespaceError]
-    errors += [mpbakery.ClaimFileLostError, mpbakery.SharingError]
+    errors += [mpbakery.ClaimFileLostError, mpbakery.ClaimsRefusedError, mpbakery.SharingError]
     assert all(issubclass(error, mpbakery.MpbakeryError) for error in errors)
     assert issubclass(mpbakery.MpbakeryError, RuntimeError)
     assert issubclass(mpbakery.OwnerDiedWarning, RuntimeWarning)

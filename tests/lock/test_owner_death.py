@@ -20,6 +20,7 @@ from support.detectors import keep_ledger, keep_ledger_in_every_way
 from support.namespaces import in_new_pid_namespace, meet_reused_pid
 from support.oddities import HINDRANCES, OBJECTIONS, take_over
 from support.processes import state_of
+from support.sandboxes import Place, anywhere, try_place, without_descriptors_of_processes
 from support.workers import (
     PATIENCE,
     Crew,
@@ -491,10 +492,16 @@ def test_a_process_killed_while_it_waits_leaves_its_slot_to_others(fork: BaseCon
 # --- A pid is not a process ----------------------------------------------------------------------------------------
 
 
-def test_a_pid_that_was_given_to_another_process(fork: BaseContext, crew: Crew, pid_namespaces: None) -> None:
+@pytest.mark.parametrize("place", [anywhere, without_descriptors_of_processes], ids=lambda place: place.__name__)
+def test_a_pid_that_was_given_to_another_process(
+    fork: BaseContext, crew: Crew, pid_namespaces: None, place: Place
+) -> None:
     """The owner is dead, though a process with its pid lives: the kernel is asked for that pid in a new namespace."""
     ours, theirs = fork.Pipe()
-    crew.start(in_new_pid_namespace, meet_reused_pid, theirs, True)
+    crew.start(try_place, theirs, place)
+    if refusal := expect(ours):
+        pytest.skip(refusal)
+    crew.start(in_new_pid_namespace, meet_reused_pid, theirs, True, place)
     told = expect(ours, 60)
     assert told["reused"] == told["pid"], f"the kernel gave another pid: {told}"
     assert told["acquired"] is True

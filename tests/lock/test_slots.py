@@ -5,8 +5,11 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import statistics
 import sys
 import threading
+import time
+import traceback
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -14,12 +17,15 @@ from typing import Any
 import pytest
 
 import mpbakery
+from mpbakery._system.claims import place_of
+from mpbakery._system.layout import HIGH
 from support.children import (
     claim_while_another_thread_forks,
     close_descriptors_and_acquire,
     fork_at_all_depths,
     fork_in_the_body,
     fork_without_memory,
+    hold_claims,
     make_locks_with_few_descriptors,
     register_in_ended_threads,
 )
@@ -30,7 +36,8 @@ from support.namespaces import (
     use_foreign_lock,
     use_lock_made_here,
 )
-from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, wait_for_waiters
+from support.sandboxes import hold_record, this_process
+from support.workers import PATIENCE, Crew, Puppet, expect, in_thread, kill, wait_for_waiters
 
 
 @pytest.fixture
@@ -89,6 +96,20 @@ def test_one_thread_too_many(fork: BaseContext) -> None:
     finally:
         threads.dismiss()
     assert lock.acquire(True, PATIENCE) is True, "the slots of threads that have ended are free"
+
+
+def test_one_thread_too_many_in_a_test_that_expects_it(fork: BaseContext) -> None:
+    """unittest's assertRaises clears the frames of the error, and so collects what the slot was wanted for."""
+    lock = mpbakery.Lock(slots=1, ctx=fork)
+    threads = Threads()
+    threads.use(lock, 1)
+    try:
+        with pytest.raises(mpbakery.SlotsExhausted) as caught:
+            lock.acquire()
+        traceback.clear_frames(caught.tb)
+        assert lock.statistics().slots_in_use == 1
+    finally:
+        threads.dismiss()
 
 
 def test_one_process_too_many(fork: BaseContext, crew: Crew) -> None:
@@ -219,6 +240,69 @@ def test_the_slot_of_a_thread_that_ended_with_the_lock_is_not(fork: BaseContext)
     assert lock.owner == owner
     lock.release()
     assert lock.acquire(True, PATIENCE) is True
+
+
+def test_the_slots_of_threads_that_end_while_another_process_claims(fork: BaseContext, crew: Crew) -> None:
+    lock = mpbakery.Lock(slots=4, ctx=fork)
+    threads = Threads()
+    threads.use(lock, 3)
+    ours, theirs = fork.Pipe()
+    claims = crew.start(hold_claims, theirs, lock.fileno())
+    assert expect(ours) == "held"
+    assert lock.statistics().slots_in_use == 3
+    threads.dismiss()
+    assert lock.statistics().slots_in_use == 0
+    kill(claims)
+    puppets = [Puppet(crew, lock) for _ in range(4)]
+    for puppet in puppets:
+        puppet("register")
+    assert lock.statistics().slots_in_use == 4
+
+
+def test_the_slot_of_a_thread_that_ended_with_the_lock_is_free_when_another_process_has_released_it(
+    fork: BaseContext, crew: Crew
+) -> None:
+    lock = mpbakery.Lock(slots=1, ctx=fork)
+    in_thread(lock.acquire)
+    puppet = Puppet(crew, lock)
+    puppet("release")
+    assert lock.statistics().slots_in_use == 0
+    assert puppet("acquire", True, PATIENCE) is True
+    assert lock.statistics().slots_in_use == 1
+
+
+def test_the_dead_do_not_make_the_line_longer(fork: BaseContext, crew: Crew) -> None:
+    """What is looked at in each acquisition goes up to the last slot that was ever used."""
+    lock = mpbakery.Lock(ctx=fork)
+    Puppet(crew, lock)("register")
+    for _ in range(40):
+        puppet = Puppet(crew, lock)
+        puppet("register")
+        puppet.kill()
+    assert lock._memory.words[HIGH] <= 3
+
+
+def claim_cost(lock: mpbakery.Lock) -> float:
+    """The processor time of a first use (s)."""
+
+    def use() -> float:
+        begin = time.thread_time()
+        lock.acquire()
+        lock.release()
+        return time.thread_time() - begin
+
+    return statistics.median(in_thread(use) for _ in range(15))
+
+
+@pytest.mark.serial
+def test_a_claim_does_not_look_at_all_others(fork: BaseContext) -> None:
+    lock = mpbakery.Lock(ctx=fork)
+    threads = Threads()
+    threads.use(lock, 600)
+    try:
+        assert claim_cost(lock) < 1.5e-3
+    finally:
+        threads.dismiss()
 
 
 # --- Fork ----------------------------------------------------------------------------------------------------------
@@ -398,6 +482,15 @@ def test_new_locks_after_all_descriptors_were_closed(crew: Crew, fork: BaseConte
     assert expect(ours) == {"error": None, "got": True}
     ours.send("end")
     crew.finish()
+
+
+def test_a_process_whose_record_lock_another_one_holds(fork: BaseContext, crew: Crew, lock: mpbakery.Lock) -> None:
+    """It is not who it takes itself for: two of that pid and start can only be of two PID namespaces."""
+    stranger, other = Puppet(crew, lock), Puppet(crew, lock)
+    other(hold_record, place_of(stranger(this_process)))
+    with pytest.raises(mpbakery.ForeignNamespaceError, match="ledger"):
+        stranger("acquire", True, PATIENCE)
+    assert lock.acquire(False) is True
 
 
 # --- PID namespaces ------------------------------------------------------------------------------------------------

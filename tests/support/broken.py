@@ -162,7 +162,7 @@ class TableThatKeepsTheDead(SlotTable):
 
     __slots__ = ()
 
-    def _reap(self, slot: int, mine: object, *, thorough: bool) -> bool:
+    def _reap(self, slot: int, mine: object) -> bool:
         return False
 
 

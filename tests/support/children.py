@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import mpbakery
-from mpbakery._system import park
+from mpbakery._system import identity, park
+from mpbakery._system.claims import LIVES
 from mpbakery._system.fence import new_fence
+from mpbakery._system.identity import Process
 from support.workers import DEADLINE, PATIENCE, AnyLock, Crew, begin, expect, in_threads
 
 # --- Tasks of pools, and children that tell what they got ----------------------------------------------------------
@@ -133,8 +135,8 @@ def try_together(connection: Connection, lock: AnyLock, moments: Any, worker: in
 
 
 def hold_claims(connection: Connection, descriptor: int) -> None:
-    """A child that holds every record lock of a claim file, as one that stopped in the middle of a claim would."""
-    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    """A child that holds the record locks of all claims, as those would that stopped in the middle of one."""
+    fcntl.lockf(descriptor, fcntl.LOCK_EX, LIVES)
     connection.send("held")
     expect(connection, DEADLINE)
 
@@ -281,12 +283,44 @@ def hold_in_thread_without_main_thread(connection: Connection, lock: AnyLock) ->
         while True:
             time.sleep(1)
 
-    threading.Thread(target=hold, daemon=True).start()
+    _go_on_without_main_thread(hold)
+
+
+def _go_on_without_main_thread(function: Callable[[], object]) -> None:
+    threading.Thread(target=function, daemon=True).start()
     # exit, for this thread alone; pthread_exit would unwind the interpreter's frames
     ctypes.CDLL(None).syscall({"x86_64": 60}.get(platform.machine(), 93), 0)
 
 
 # --- What the ground is tested with --------------------------------------------------------------------------------
+
+
+def live_without_main_thread(connection: Connection) -> None:
+    """A child whose main thread has ended."""
+
+    def live() -> None:
+        connection.send("alive")
+        while True:
+            time.sleep(1)
+
+    _go_on_without_main_thread(live)
+
+
+def tell_process(connection: Connection, parent: Process) -> None:
+    """Report who this is, whether its parent is dead, and whether another process in the parent's place would be."""
+    another = parent._replace(start=parent.start + 1)
+    connection.send((identity.this_process(), identity.is_dead(parent), identity.is_dead(another)))
+    expect(connection)
+
+
+def tell_parent(connection: Connection) -> None:
+    """Report the pid of this process's parent as it sees it, and that of a child's."""
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        os.write(theirs, b"%d" % os.getppid())
+        os._exit(0)
+    os.wait()
+    connection.send((os.getppid(), int(os.read(ours, 20))))
 
 
 #: Halves of the words that are stored; as doubles, such words are numbers.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mpbakery
+from support.processes import status_of
 from support.workers import PATIENCE, Crew, Puppet, begin
 
 _CLONE_NEWNS = 0x00020000
@@ -32,7 +33,8 @@ for name in ("SemLock", "sem_unlink"):
 """
 
 
-def _system_call(name: str, *arguments: object) -> None:
+def system_call(name: str, *arguments: object) -> None:
+    """Call a function of the C library. Raises OSError if it fails."""
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")
@@ -45,14 +47,14 @@ def in_new_pid_namespace(
 
     Raises PermissionError where that is not permitted.
     """
-    _system_call("unshare", _CLONE_NEWPID | _CLONE_NEWNS)
+    system_call("unshare", _CLONE_NEWPID | _CLONE_NEWNS)
     pid = os.fork()
     if pid == 0:
         try:
             begin()
             if new_proc:
-                _system_call("mount", None, b"/proc", None, _MS_REC | _MS_PRIVATE, None)
-                _system_call("mount", b"proc", b"/proc", b"proc", 0, None)
+                system_call("mount", None, b"/proc", None, _MS_REC | _MS_PRIVATE, None)
+                system_call("mount", b"proc", b"/proc", b"proc", 0, None)
             function(connection, *arguments)
         except BaseException:
             traceback.print_exc()
@@ -105,8 +107,9 @@ def fork_holder(pid: int, lock: mpbakery.Lock) -> int:
     return child
 
 
-def meet_reused_pid(connection: Connection) -> None:
+def meet_reused_pid(connection: Connection, place: Callable[[], object]) -> None:
     """The first process of a namespace, whose child dies with the lock held, and another one gets its pid."""
+    place()
     lock = mpbakery.Lock(ctx=multiprocessing.get_context("fork"))
     pid = fork_holder(100, lock)
     os.kill(pid, signal.SIGKILL)
@@ -124,6 +127,26 @@ def meet_reused_pid(connection: Connection) -> None:
             "warnings": [(type(item.message).__name__, getattr(item.message, "pid", None)) for item in caught],
         }
     )
+
+
+def meet_pid_reused_at_once(connection: Connection) -> None:
+    """The same, and the other process starts in the tick of the clock in which the owner did: some tries are made."""
+    warnings.simplefilter("ignore", mpbakery.OwnerDiedWarning)
+    told = {"same tick": False, "acquired": False}
+    for _ in range(100):
+        lock = mpbakery.Lock(ctx=multiprocessing.get_context("fork"))
+        owner = fork_holder(100, lock)
+        start = status_of(owner)[19]
+        os.kill(owner, signal.SIGKILL)
+        os.waitpid(owner, 0)
+        stranger = fork_with_pid(100, sleep_for_ever)
+        if stranger == owner and status_of(stranger)[19] == start:
+            told = {"same tick": True, "acquired": lock.acquire(True, 20)}
+        os.kill(stranger, signal.SIGKILL)
+        os.waitpid(stranger, 0)
+        if told["same tick"]:
+            break
+    connection.send(told)
 
 
 def use_foreign_lock(connection: Connection, lock: mpbakery.Lock) -> None:
@@ -168,18 +191,18 @@ def leave_shared_memory() -> None:
 
     Raises PermissionError where that is not permitted.
     """
-    _system_call("unshare", _CLONE_NEWNS)
+    system_call("unshare", _CLONE_NEWNS)
     for place in (b"/dev/shm", b"/dev", b"/"):
         try:
             # whatever is mounted there: else the machine would see what is mounted here
-            _system_call("mount", None, place, None, _MS_REC | _MS_PRIVATE, None)
+            system_call("mount", None, place, None, _MS_REC | _MS_PRIVATE, None)
             break
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
     else:
         raise PermissionError("no mount can be made private")
-    _system_call("mount", b"tmpfs", b"/dev/shm", b"tmpfs", _MS_RDONLY, b"size=4k")
+    system_call("mount", b"tmpfs", b"/dev/shm", b"tmpfs", _MS_RDONLY, b"size=4k")
 
 
 def try_mount_namespace(connection: Connection) -> None:

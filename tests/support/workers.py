@@ -175,16 +175,28 @@ class Answer(NamedTuple):
 class Puppet:
     """A child process that does with a lock what the test tells it, one order at a time."""
 
-    def __init__(self, crew: Crew, lock: Any, *, name: str | None = None, seconds: float = DEADLINE) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        lock: Any,
+        *,
+        name: str | None = None,
+        seconds: float = DEADLINE,
+        place: Callable[[], object] | None = None,
+    ) -> None:
+        """`place` is what the child does first, see `sandboxes`."""
         self._ours, theirs = crew.context.Pipe()
-        self.process = crew.start(obey, theirs, lock, name=name, seconds=seconds)
+        self.process = crew.start(obey, theirs, lock, place, name=name, seconds=seconds)
         theirs.close()
         self.pid: int = self.process.pid or 0
         self.warnings: list[Warning] = []
         self.moment = 0.0
 
-    def begin(self, what: str, *arguments: object, **keywords: object) -> None:
-        """Give an order and do not wait for its answer: a method or an attribute of the lock, or a function below."""
+    def begin(self, what: str | Callable[..., object], *arguments: object, **keywords: object) -> None:
+        """Give an order and do not wait for its answer.
+
+        `what` is a method or an attribute of the lock, a function below, or another one, which is given the lock.
+        """
         self._ours.send((what, arguments, keywords))
 
     def end(self, seconds: float = PATIENCE) -> Any:
@@ -196,7 +208,7 @@ class Puppet:
             raise answer.value
         return answer.value
 
-    def __call__(self, what: str, *arguments: object, **keywords: object) -> Any:
+    def __call__(self, what: str | Callable[..., object], *arguments: object, **keywords: object) -> Any:
         """Give an order and wait for its result."""
         self.begin(what, *arguments, **keywords)
         return self.end()
@@ -225,15 +237,17 @@ class Puppet:
         assert self.process.exitcode == 0
 
 
-def obey(connection: Connection, lock: mpbakery.Lock) -> None:
+def obey(connection: Connection, lock: mpbakery.Lock, place: Callable[[], object] | None = None) -> None:
     """The main function of a puppet."""
+    if place is not None:
+        place()
     while (order := expect(connection, DEADLINE)) is not None:
         what, arguments, keywords = order
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                if what in ORDERS:
-                    value, failed = ORDERS[what](lock, *arguments, **keywords), False
+                if what in ORDERS or callable(what):
+                    value, failed = ORDERS.get(what, what)(lock, *arguments, **keywords), False
                 else:
                     attribute = getattr(lock, what)
                     value, failed = attribute(*arguments, **keywords) if callable(attribute) else attribute, False

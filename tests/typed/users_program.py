@@ -248,6 +248,8 @@ def explain(error: Exception | Warning) -> str:
         return f"{error.lock} {error.made_in - error.used_in}"
     if isinstance(error, mpbakery.ClaimFileLostError):
         return f"{error.lock} {error.descriptor + 1}"
+    if isinstance(error, mpbakery.ClaimsRefusedError):
+        return f"{error.lock} {error.errno + 1}"
     if isinstance(error, (mpbakery.SharingError, mpbakery.NotOwnedError)):
         assert_type(error.args, tuple[Any, ...])
     mine: mpbakery.MpbakeryError | None = error if isinstance(error, mpbakery.MpbakeryError) else None

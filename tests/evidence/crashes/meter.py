@@ -21,6 +21,7 @@ from mpbakery._primitives.shared import Shared
 from mpbakery._protocol.interfaces import Claims
 from mpbakery._protocol.slots import SlotTable
 from mpbakery._system import identity, layout
+from mpbakery._system.identity import Process
 from mpbakery._system.layout import HELD, NOBODY, NUMBERS, OWNER, RECORD, WORD, record_of
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import LateWord, Memory
@@ -216,7 +217,7 @@ class MeteredMemory(Memory):
 
 
 class MeteredClaims:
-    """The claim lock, that counts."""
+    """The record locks, that count."""
 
     def __init__(self, claims: Claims, meter: Meter) -> None:
         self._claims = claims
@@ -234,6 +235,26 @@ class MeteredClaims:
         """Count."""
         self._claims.unlock(place)
         self._meter.step("unlock the claims")
+
+    def life_of(self, process: Process) -> Callable[[], object]:
+        """Count what has it live."""
+        live = self._claims.life_of(process)
+
+        def count() -> None:
+            live()
+            self._meter.step("live")
+
+        return count
+
+    def is_taken(self, error: OSError) -> bool:
+        """The same."""
+        return self._claims.is_taken(error)
+
+    def lives(self, process: Process) -> bool:
+        """Count."""
+        alive = self._claims.lives(process)
+        self._meter.step("ask who lives")
+        return alive
 
 
 class MeteredMachine(ThisMachine):

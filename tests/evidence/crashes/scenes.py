@@ -94,7 +94,7 @@ class Register(LockScene):
     slots = 1
     fresh = True
     heirs = 0
-    operations = frozenset({"none", "lock the claims", "store HIGH", "store PID[0]", "unlock the claims"})
+    operations = frozenset({"none", "lock the claims", "live", "store HIGH", "store PID[0]", "unlock the claims"})
 
     def prepare(self, lock: mpbakery.Lock) -> None:
         """Not even a slot."""
@@ -122,7 +122,9 @@ class FirstAcquire(Register):
 class RegisterAfterDeath(LockScene):
     """A newcomer needs the slot of a dead process."""
 
-    operations = frozenset({"none", "lock the claims", "store NUMBERS[2]", "store PID[2]", "unlock the claims"})
+    operations = frozenset(
+        {"none", "lock the claims", "ask who lives", "store NUMBERS[2]", "store PID[2]", "unlock the claims"}
+    )
 
     def prepare(self, lock: mpbakery.Lock) -> None:
         """Not even a slot."""
@@ -139,7 +141,7 @@ class RegisterAfterDeath(LockScene):
 class EndOfThread(LockScene):
     """A thread gives its slot back."""
 
-    operations = frozenset({"none", "lock the claims", "store PID[2]", "unlock the claims"})
+    operations = frozenset({"none", "store PID[2]", "store THREAD[2]"})
 
     def prepare(self, lock: mpbakery.Lock) -> None:
         """Not even a slot."""

@@ -79,13 +79,13 @@ FOUND: dict[str, tuple[tuple[Change, ...], str, str, str]] = {
         (Change("waiter", " or slot.generation is not self.generation:\n", ":\n"),),
         "a dead owner, and handlers",
         SEQUENTIAL,
-        "117:1 134:h1t 194:z 195:1 229:1",
+        "0:2 155:2 172:h2t 178:z 243:t2 244:2",
     ),
     "a waiter is told of a death again after a handler that gave up": (
         (Change("bakery", "                        announced = slot.announced\n", ""),),
         "a dead owner, and handlers",
         SEQUENTIAL,
-        "0:2 90:z 116:h2t 161:t2 162:2 194:2 216:2",
+        "40:z 41:1 64:h1t 183:t1 184:1 217:1 239:1",
     ),
     "where stores overtake stores, an owner does not see that another has released for it": (
         (

@@ -73,6 +73,12 @@ FENCES: Final = {
     "see": Guard(
         False, "FLAG of an event, and what is read after `wait()` or `is_set()`", "likewise, seen from the reader"
     ),
+    "end": Guard(
+        False,
+        "what a thread did through its slot, and that it has ended, in THREAD",
+        "a slot is claimed through which the lock is held",
+    ),
+    "claim": Guard(False, "THREAD of a slot, and HELD", "likewise, seen from who claims it"),
 }
 
 
@@ -189,5 +195,13 @@ PATTERNS: Final = [
             (Load("flag", "flag"), Fence("see"), Load("data", "data")),
         ),
         r"1:flag=1 /\ 1:data=0",
+    ),
+    Pattern(
+        "A thread ends with the lock, one claims a slot: it sees that the thread has ended, and nobody in",
+        (
+            (Store("held", 1), Fence("end"), Store("thread", 1)),
+            (Load("thread", "thread"), Fence("claim"), Load("held", "held")),
+        ),
+        r"1:thread=1 /\ 1:held=0",
     ),
 ]

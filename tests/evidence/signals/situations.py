@@ -257,7 +257,8 @@ class ForkInWith(Situation):
             try:
                 self._connection.send("through")
                 expect(self._connection)
-                self._connection.send(super().examine(outcome))
+                wrong = [] if outcome.raised in {None, Struck} else [f"{outcome.raised}"]
+                self._connection.send(wrong + super().examine(outcome))
             finally:
                 os._exit(0)
         wrong = self.wrong_in_child()
@@ -322,7 +323,7 @@ class ForkInFirstWith(ForkInWith):
 class ClaimOfADeadSlot(Acquire):
     """The slot that comes first belongs to a dead process."""
 
-    functions = frozenset({"_claim", "_reap", "_take", "exists", "is_dead"})
+    functions = frozenset({"_claim", "_clear_away", "_take_one", "_is_gone", "lives", "_reap", "_take", "is_dead"})
     bears_two = True
 
     def arrange(self) -> None:

@@ -359,8 +359,10 @@ def storm_of_timeout_errors(connection: Connection, iterations: int) -> None:
     def look() -> None:
         for _ in range(_OFTEN):
             identity.is_dead(parent)
-            lock._table.has_intact_claims()
+            claims.is_intact()
+            claims.lives(parent)
 
+    claims = lock._table._claims
     parent = identity.Process(os.getppid(), identity.UNKNOWN_START)
     for _ in range(iterations):
         struck.clear()

@@ -22,7 +22,7 @@ LOCK_MUTANTS: Final = {
         TOTAL_STORE_ORDER,
         "waiter",
         """\
-        if not slot.take(False):
+        if not slot.take():
             slot.refence()
         self._ticket""",
         "        self._ticket",
@@ -194,14 +194,53 @@ LOCK_MUTANTS: Final = {
         "a newcomer, and one dead in line",
         SEQUENTIAL,
         "slots",
-        "return bool(self._exclusively(lambda: self._reap(slot, mine, thorough=True), deadline))",
-        "return self._reap(slot, mine, thorough=True)",
+        "return bool(self._exclusively(lambda: self._reap(slot, mine), deadline))",
+        "return self._reap(slot, mine)",
     ),
     "claims do not exclude one another": one_change(
-        "two newcomers", SEQUENTIAL, "slots", "return self._claims.try_lock(self._place)", "return True"
+        "two newcomers",
+        SEQUENTIAL,
+        "slots",
+        "            return self._claims.try_lock(place)\n",
+        "            return self._claims.try_lock(place) or True\n",
     ),
     "a slot is claimed that still stands in OWNER": one_change(
         "a newcomer", SEQUENTIAL, "slots", "if holds else (0, 0)", "if False else (0, 0)"
+    ),
+    "one who is said to be dead is, though it holds its record lock": one_change(
+        "hearsay", SEQUENTIAL, "slots", "            and not self._claims.lives(process)\n", ""
+    ),
+    "one who lost its record lock is dead": one_change(
+        "closed descriptors", SEQUENTIAL, "slots", "            and self._processes.is_dead(process)\n", ""
+    ),
+    "a slot is there to be seen before its process holds its record lock": Mutant(
+        "hearsay, newcomers",
+        SEQUENTIAL,
+        (
+            Change("slots", "        if not self._live(mine):\n            return _STRANGER\n", ""),
+            Change(
+                "slots",
+                "            if slot == _NONE:\n                #",
+                "            self._live(mine)\n            if slot == _NONE:\n                #",
+            ),
+        ),
+    ),
+    "a thread that ends keeps its slot": one_change(
+        "a thread that ends", SEQUENTIAL, "slots", "                words[thread] = ended\n", ""
+    ),
+    "a slot is lost that could not be given back for a handler": one_change(
+        "claims that are interrupted",
+        PARTIAL_STORE_ORDER,
+        "slots",
+        "                self._give_back(other)  # a handler has cut that off\n",
+        "                pass\n",
+    ),
+    "a slot is given back with the lock held through it": one_change(
+        "a thread that ends with the lock",
+        SEQUENTIAL,
+        "slots",
+        "(words[record + THREAD] >= ENDED and not words[record + HELD])",
+        "words[record + THREAD] >= ENDED",
     ),
     "no wake after a release for another": one_change(
         "released by another",

@@ -24,10 +24,7 @@ SHARED_MUTANTS: Final = {
         TOTAL_STORE_ORDER,
         {"2x1": "bakery", "semaphore, 2x1": "permits"},
         """\
-                if not slot.may_be_taken:
-                    slot.may_be_taken = True
-                    slot.take()
-                elif not slot.take(False):
+                if not slot.take():
                     slot.refence()
                 at_head""",
         "                at_head",
@@ -37,7 +34,7 @@ SHARED_MUTANTS: Final = {
         TOTAL_STORE_ORDER,
         {"3x1": "waiter", "semaphore, 3x1": "waiter"},
         """\
-        if not slot.take(False):
+        if not slot.take():
             slot.refence()
         if words[HIGH]""",
         "        if words[HIGH]",

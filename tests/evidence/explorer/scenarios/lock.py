@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from evidence.explorer.promises.lock import LockWorld
 from evidence.explorer.scenarios.scenario import Scenario, Script, idle, keeps, leave, newcomer, visits, wait_until
-from evidence.explorer.simulated.operations import Interrupt
+from evidence.explorer.simulated.operations import Interrupt, Violation
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.world import Budget
-from mpbakery._system.layout import NUMBERS
+from mpbakery._system.layout import ENDED, HIGH, NUMBERS, PID, THREAD, record_of
 
 
 def stubborn(process: Process) -> None:
@@ -45,6 +45,26 @@ def heir(process: Process) -> None:
         pass
 
 
+def end_thread(process: Process) -> None:
+    """The thread ends, and another one of the same process goes on."""
+    lock = process.lock
+    lock._seats = lock._new_seats()
+    lock._releaser = lock._releaser_of(lock._seats)
+
+
+def visits_and_ends(process: Process) -> None:
+    """Acquire, work and release in a thread that ends."""
+    visits(1)(process)
+    end_thread(process)
+
+
+def ends_with_it(process: Process) -> None:
+    """Acquire in a thread that ends with the lock held; then another one releases it."""
+    process.acquire()
+    end_thread(process)
+    process.release()
+
+
 def releases_for_another(process: Process) -> None:
     """Release what another process holds."""
     process.release()
@@ -75,6 +95,15 @@ def releases_what_others_did_not(process: Process) -> None:
     other = process.world.processes[1]
     wait_until(process, lambda: other.finished or other.dead)
     leave(process)
+
+
+def no_thread_is_left(world: LockWorld) -> None:
+    """Insist that process 0 has no slot that others cannot have."""
+    words = world.memory
+    for slot in range(words[HIGH]):
+        record = record_of(world.slots, slot)
+        if words[record + PID] == world.processes[0].identity.pid and not words[record + THREAD] & ENDED:
+            raise Violation(f"slot {slot} belongs to a thread that has ended")
 
 
 def held(world: LockWorld) -> None:
@@ -141,6 +170,22 @@ LOCKS: Final = {
     "newcomers and two deaths": lock(
         visits(1), visits(1), newcomer, newcomer, budget=Budget(kills=2, ticks=1), strangers=2, slots=3
     ),
+    "hearsay": lock(visits(1), visits(1), newcomer, budget=Budget(ticks=2), strangers=1, slots=2, hearsay=True),
+    "hearsay, newcomers": lock(newcomer, newcomer, strangers=2, slots=1, hearsay=True),
+    "hearsay, deaths": lock(
+        visits(1), visits(1), newcomer, budget=Budget(kills=1, ticks=1), strangers=1, slots=2, hearsay=True
+    ),
+    "closed descriptors": lock(
+        visits(1), visits(1), newcomer, budget=Budget(ticks=2, closings=1), strangers=1, slots=2
+    ),
+    "closed descriptors, and deaths": lock(
+        visits(2), visits(1), newcomer, budget=Budget(kills=1, ticks=1, closings=1), strangers=1, slots=2
+    ),
+    "a thread that ends": lock(visits_and_ends, newcomer, newcomer, strangers=2, slots=2, check=no_thread_is_left),
+    "a thread that ends with the lock": lock(
+        ends_with_it, newcomer, newcomer, strangers=2, slots=2, check=no_thread_is_left
+    ),
+    "claims that are interrupted": lock(visits(3), budget=Budget(handlers=2), handlers="r", strangers=1, slots=1),
     "a dead owner, and handlers": lock(
         idle,
         visits(1),

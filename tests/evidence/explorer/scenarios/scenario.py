@@ -42,6 +42,8 @@ class Scenario:
     mortal: int | None = None
     #: how often a waiter looks at its word before it yields, and how often it yields before it parks
     spins: int = 0
+    #: whoever is asked about another process says that it is dead
+    hearsay: bool = False
     #: what is explored
     make: Callable[..., World] = field(kw_only=True)
 
@@ -60,6 +62,7 @@ class Scenario:
             mortal=self.mortal,
             spins=self.spins,
             yields=self.spins,
+            hearsay=self.hearsay,
             sharing=sharing,
         )
         self.prepare(world)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import greenlet
 
-from evidence.explorer.simulated.operations import Abort, Violation
+from evidence.explorer.simulated.operations import Abort, Interrupt, Violation
 
 if TYPE_CHECKING:
     from evidence.explorer.simulated.process import Process
@@ -17,6 +18,12 @@ Strategy = Callable[[Any, list[str]], str]
 
 #: An execution of more steps than this is taken for one that never ends.
 _LONGEST: Final = 5_000
+
+
+def _drop_interrupts(unraisable: Any) -> None:
+    """What a handler raises while something is collected is dropped by the interpreter."""
+    if unraisable.exc_type is not Interrupt:
+        sys.__unraisablehook__(unraisable)
 
 
 class Execution:
@@ -39,6 +46,7 @@ class Execution:
     def run(self) -> Violation | None:
         """Run until all have come to an end, or the strategy stops it, or a promise is broken: then say which."""
         self.scheduling = True
+        hook, sys.unraisablehook = sys.unraisablehook, _drop_interrupts
         try:
             try:
                 self.go_on(None)
@@ -51,6 +59,7 @@ class Execution:
         finally:
             self.scheduling = False
             self.closing = True
+            sys.unraisablehook = hook
             for process in self.processes:
                 process.table._mine = {}
                 if process.greenlet and not process.greenlet.dead:

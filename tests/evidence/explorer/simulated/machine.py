@@ -1,12 +1,13 @@
-"""What differs from machine to machine, as a simulated process sees it: fences, parking, time, claims, who is alive."""
+"""What differs from machine to machine, as a simulated process sees it: fences, parking, time, who is alive."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from evidence.explorer.simulated.memory import SimulatedMemory
-from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER, Violation
+from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER
 from mpbakery._system.fence import Fence
 from mpbakery._system.identity import Process as Identity
 
@@ -23,11 +24,9 @@ class PrivateLock:
         self._process = process
         self.taken = False
 
-    def acquire(self, blocking: bool = True) -> bool:
+    def acquire(self) -> bool:
         """Take it, if it is free."""
         if self.taken:
-            if blocking:
-                raise Violation("a thread waits for its own private lock for ever")
             return False
         self.taken = True
         self._process.perform("take")
@@ -63,7 +62,7 @@ class SchedulerFence(Fence):
         self.take = self._take
         self.free = self
 
-    def _take(self, _blocking: bool = True) -> bool:
+    def _take(self) -> bool:
         self._process.perform("take")
         return True
 
@@ -115,7 +114,7 @@ class SimulatedMachine:
 
 
 class SimulatedClaims:
-    """The lock that guards the claiming of slots (`mpbakery._protocol.interfaces.Claims`)."""
+    """The record locks (`mpbakery._protocol.interfaces.Claims`)."""
 
     descriptor = -1
 
@@ -135,6 +134,19 @@ class SimulatedClaims:
         """Give it back."""
         self._process.perform("unlock")
 
+    def life_of(self, process: Identity) -> Callable[[], object]:
+        """What holds the one that says that this process is alive."""
+        return functools.partial(self._process.perform, "live")
+
+    def is_taken(self, error: OSError) -> bool:
+        """Nobody else has that one."""
+        return False
+
+    def lives(self, process: Identity) -> bool:
+        """Whether a process holds it."""
+        alive: bool = self._process.perform("lives", value=process.pid)
+        return alive
+
 
 class SimulatedProcesses:
     """Who is alive (`mpbakery._protocol.interfaces.Processes`)."""
@@ -150,11 +162,11 @@ class SimulatedProcesses:
         """Where its number means something."""
         return SimulatedMemory.namespace
 
-    def exists(self, pid: int) -> bool:
-        """The dead stay zombies."""
-        return True
+    def is_foreign(self, namespace: int) -> bool:
+        """There are no others."""
+        return False
 
     def is_dead(self, process: Identity) -> bool:
-        """Whether it was killed."""
+        """Whether it was killed; or, where all is hearsay, so it seems."""
         dead: bool = self._process.perform("alive", value=process.pid)
         return dead

@@ -1,7 +1,7 @@
 """What a simulated process can do to the world, under which memory models, and how an execution can end.
 
-An operation is a load, a store, a fence, a park, a wake, a reading of the clock, a claim lock, a look whether a process
-is alive.
+An operation is a load, a store, a fence, a park, a wake, a reading of the clock, one on a record lock, a look whether a
+process is alive.
 """
 
 from __future__ import annotations
@@ -38,18 +38,20 @@ CALLS: Final = frozenset(
         "list",
         "lock",
         "unlock",
+        "live",
+        "lives",
         "alive",
         "told",
     ]
 )
 #: Those of them that begin with the entry of a Python function, where a handler may run as well.
-ENTRIES: Final = frozenset(["fence", "free", "nap", "park", "unpark", "list", "lock", "alive", "told"])
+ENTRIES: Final = frozenset(["fence", "free", "nap", "park", "unpark", "list", "lock", "lives", "alive", "told"])
 #: Operations that nobody else can notice, and the fences, which nobody notices where no store is waiting.
 PRIVATE: Final = frozenset(["clock", "told", "list", "yield", "free", "take", "fence", "order", "offset"])
 FENCES: Final = frozenset(["free", "take", "fence", "order", "offset"])
 #: Operations before which all earlier stores become visible: the futex calls have barriers of their own in Linux, and
 #: record locks are taken under a lock of the kernel.
-DRAINING: Final = FENCES | {"park", "unpark", "lock", "unlock"}
+DRAINING: Final = FENCES | {"park", "unpark", "lock", "unlock", "live", "lives"}
 
 
 class Violation(Exception):

@@ -174,10 +174,10 @@ class Process:
         line = self.lock._line
         fence = getattr(getattr(slot.take, "__self__", None), "taken", None)
         return (
-            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence, bool(slot.may_be_taken)),
+            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence),
             (slot.deciding is None, slot.deciding is slot.generation, getattr(slot, "high", None)),
             getattr(slot, "others", None),
-            (line.recovered[0], line._looked, tuple(self.table._mine), len(self.table._turnstile)),
+            (line.recovered[0], line._looked, tuple(self.table._mine.values()), len(self.table._turnstile)),
         )
 
     def remember_less(self) -> None:

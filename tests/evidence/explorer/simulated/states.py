@@ -46,7 +46,7 @@ def state_of(world: World) -> int:
             tuple(world.memory),
             tuple(_state_of_process(world, process) for process in world.processes),
             world.budget.left(),
-            (world.claimed_by, world.epoch, world.naps, world.disturbed),
+            (world.claimed_by, frozenset(world.living), world.epoch, world.naps, world.disturbed),
             tuple(process.index for process in world.inside),
             world.counted(),
         )

@@ -45,6 +45,7 @@ _RECORD: Final = {HELD: "held", PARK: "park", PID: "pid", START: "start", ENTERE
 _WITHOUT_A_WORD: Final = {
     "t": "its time is up",
     "k": "is killed",
+    "c": "closes its descriptors",
     "h": "a handler runs",
     "z": "time passes",
     "s": "all sleep: naps end",

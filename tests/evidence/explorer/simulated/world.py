@@ -46,20 +46,21 @@ _TICK: Final = 0.06
 class Budget:
     """How often the scheduler may do in one execution what is not a step of a process."""
 
-    __slots__ = ("handlers", "kills", "ticks")
+    __slots__ = ("closings", "handlers", "kills", "ticks")
 
-    def __init__(self, *, kills: int = 0, handlers: int = 0, ticks: int = 0) -> None:
+    def __init__(self, *, kills: int = 0, handlers: int = 0, ticks: int = 0, closings: int = 0) -> None:
         self.kills = kills
         self.handlers = handlers
         self.ticks = ticks
+        self.closings = closings
 
     def copy(self) -> Budget:
         """The same budget, not spent."""
-        return Budget(kills=self.kills, handlers=self.handlers, ticks=self.ticks)
+        return Budget(kills=self.kills, handlers=self.handlers, ticks=self.ticks, closings=self.closings)
 
-    def left(self) -> tuple[int, int, int]:
+    def left(self) -> tuple[int, int, int, int]:
         """What is left of it."""
-        return self.kills, self.handlers, self.ticks
+        return self.kills, self.handlers, self.ticks, self.closings
 
 
 class World(Execution):
@@ -81,6 +82,7 @@ class World(Execution):
         mortal: int | None = None,
         spins: int = 0,
         yields: int = 0,
+        hearsay: bool = False,
         sharing: Sharing | None = None,
     ) -> None:
         super().__init__(strategy)
@@ -106,6 +108,9 @@ class World(Execution):
         self.check: Callable[[Any], object] = lambda _world: None
         self.naps = 0
         self.claimed_by = -1
+        #: who holds the record lock that says that it lives; and whether all are said to be dead
+        self.living: set[int] = set()
+        self.hearsay = hearsay
         #: who is in, as the processes themselves say
         self.inside: list[Process] = []
         self.disturbed = False  # a wake-up may have been lost with a process or to an exception
@@ -199,6 +204,8 @@ class World(Execution):
             process.seen = -1 if process.pending.kind == "nap" else process.seen
         elif kind == "k":
             self._kill(self.processes[int(action[1:])])
+        elif kind == "c":
+            self._close_descriptors(self.processes[int(action[1:])])
         elif kind == "z":
             self.budget.ticks -= 1
             self._pass_time(_TICK)
@@ -226,6 +233,8 @@ class World(Execution):
             ]
         if self.can_kill and self.budget.kills:
             actions += [f"k{p.index}" for p in self._alive() if self.mortal in {None, p.index}]
+        if self.budget.closings:
+            actions += [f"c{p.index}" for p in self._alive() if p.index in self.living]
         if self.budget.ticks and any(p.pending.kind in {"sleep", "clock"} for p in self._alive()):
             actions.append("z")
         if not any(action[0].isdigit() or action[0] == "f" for action in actions):
@@ -245,13 +254,12 @@ class World(Execution):
             return self.changes != process.seen
         return True
 
-    @staticmethod
-    def _can_be_late(process: Process) -> bool:
+    def _can_be_late(self, process: Process) -> bool:
         kind = process.pending.kind
         return (
             kind in {"clock", "sleep", "nap"}
             and bool(process.limits)
-            and (not process.is_late() or kind == "nap")
+            and (not process.is_late() or (kind == "nap" and not self._can_step(process)))
             and not process.dead
             and (process.readings > 0 or kind != "clock")  # the first reading is what the timeout is added to
         )
@@ -299,6 +307,11 @@ class World(Execution):
             if process.pending.kind == "sleep" and process.wakes_at <= self.epoch:
                 process.woken = True
 
+    def _close_descriptors(self, process: Process) -> None:
+        """Its record locks are lost; but for the one that guards claims: without descriptors it would claim nothing."""
+        self.budget.closings -= 1
+        self.living.discard(process.index)
+
     def _kill(self, process: Process) -> None:
         """The stores that it has made become visible; what it has not begun never does."""
         self.budget.kills -= 1
@@ -315,7 +328,7 @@ class World(Execution):
 
     def must_decide(self, process: Process, sharing: Sharing) -> bool:
         """Whether what a process is about to do can make a difference to anybody, or be interrupted."""
-        if self.can_kill or (self.budget.handlers and self._can_handle(process)):
+        if self.can_kill or self.budget.closings or (self.budget.handlers and self._can_handle(process)):
             return True
         kind, word, _value, _seconds = process.pending
         if kind == "load":
@@ -387,8 +400,15 @@ class World(Execution):
             self.claimed_by = -1
             self.changes += 1
             return None
+        if kind == "live":
+            self.living.add(process.index)
+            return None
+        if kind == "lives":
+            alive = any(p.index in self.living and not p.dead and p.identity.pid == value for p in self.processes)
+            process.see(alive)
+            return alive
         if kind == "alive":
-            dead = any(p.dead and p.identity.pid == value for p in self.processes)
+            dead = self.hearsay or any(p.dead and p.identity.pid == value for p in self.processes)
             process.see(dead)
             return dead
         return None
