@@ -23,6 +23,7 @@ from mpbakery._errors import (
     OwnerDiedWarning,
     SharingError,
     SlotsExhausted,
+    TasksLostWarning,
     UnknownLockError,
     WorkerDiedError,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "SharingError",
     "SlotsExhausted",
     "Statistics",
+    "TasksLostWarning",
     "UnknownLockError",
     "Value",
     "Waiting",

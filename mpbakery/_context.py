@@ -16,7 +16,8 @@ from mpbakery._primitives.lock import Lock
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.semaphore import BoundedSemaphore, Semaphore
 from mpbakery._primitives.shared import DEFAULT_SLOTS
-from mpbakery._work import queues, values
+from mpbakery._system import packets
+from mpbakery._work import piped, queues, values
 from mpbakery._work.pool import Pool
 from mpbakery._work.values import AnyLock, C, Character, Content, Float, Integer, OrTrue, T
 
@@ -70,16 +71,16 @@ class Factories(BaseContext):
         return Barrier(parties, action, timeout, slots=slots, name=name, ctx=self.get_context())
 
     def Queue(self, maxsize: int = 0) -> multiprocessing.queues.Queue[Any]:
-        """A queue over a pipe, which a thread of the one who puts feeds."""
-        return queues.Queue(maxsize, ctx=self.get_context())
+        """A queue."""
+        return _queues().Queue(maxsize, ctx=self.get_context())  # type: ignore[no-any-return]
 
     def JoinableQueue(self, maxsize: int = 0) -> multiprocessing.queues.JoinableQueue[Any]:
         """A queue with `task_done` and `join`."""
-        return queues.JoinableQueue(maxsize, ctx=self.get_context())
+        return _queues().JoinableQueue(maxsize, ctx=self.get_context())  # type: ignore[no-any-return]
 
     def SimpleQueue(self) -> multiprocessing.queues.SimpleQueue[Any]:
-        """A pipe with locks."""
-        return queues.SimpleQueue(ctx=self.get_context())
+        """A queue without a limit, and without a thread that sends for the one who puts."""
+        return _queues().SimpleQueue(ctx=self.get_context())  # type: ignore[no-any-return]
 
     def Pool(  # type: ignore[override]
         self,
@@ -191,6 +192,11 @@ _contexts: Final[dict[str, ForkContext | SpawnContext | ForkServerContext]] = {
     "spawn": SpawnContext(),
     "forkserver": ForkServerContext(),
 }
+
+
+def _queues() -> Any:
+    """The module with the queues that are made here."""
+    return queues if packets.are_there() else piped
 
 
 @overload

@@ -264,3 +264,20 @@ class OwnerDiedWarning(RuntimeWarning):
 
     def __reduce__(self) -> tuple[type[OwnerDiedWarning], tuple[str, int, int, str, float]]:
         return type(self), (self.lock, self.pid, self.thread, self.process, self.held)
+
+
+class TasksLostWarning(RuntimeWarning):
+    """`JoinableQueue.join` did not wait for some tasks, because nobody is left who could do them.
+
+    The processes that had them are dead, or have ended without `task_done`. `tasks` is how many tasks there are.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        super().__init__(
+            f"{tasks} tasks of a queue are lost, and join() does not wait for them: the processes that had them ended "
+            f"before they called task_done()"
+        )
+
+    def __reduce__(self) -> tuple[type[TasksLostWarning], tuple[int]]:
+        return type(self), (self.tasks,)

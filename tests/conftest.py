@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mpbakery._system import packets
 from support.namespaces import WITHOUT_SEMAPHORES, try_mount_namespace, try_pid_namespace
 from support.processes import adopt_orphans, all_processes, command_of, status_of
 from support.workers import SERVICES, Crew, expect
@@ -31,6 +32,8 @@ NEVER_AGAIN = frozenset(
         "test_exclusion",
         "test_ground",
         "test_negative_controls",
+        "test_queue_deaths",
+        "test_queue_points",
         "test_signal_points",
         "test_signals",
     ]
@@ -121,6 +124,12 @@ def no_semaphores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs that a test starts have a Python that was built without `sem_open`."""
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_SEMAPHORES)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+@pytest.fixture
+def queues_over_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queues are made as on a system that has no sockets which carry whole messages."""
+    monkeypatch.setattr(packets, "_there", False)
 
 
 @pytest.fixture(autouse=True)

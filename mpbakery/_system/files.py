@@ -38,6 +38,17 @@ class OwnFile:
         return (status.st_dev, status.st_ino) == self._file
 
 
+def opened_anew(file: int) -> int:
+    """Another descriptor of the same file, whose offset is one that can be added to in one step.
+
+    Recent kernels have no lock around the offset of a file that `memfd_create` has made, since the file was not opened
+    as others are: what two add at the same time would be counted once.
+
+    Raises OSError where there is no /proc.
+    """
+    return os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC)
+
+
 if sys.platform == "linux":
     # A file that can shrink kills whoever reads behind its new end.
     _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL

@@ -34,3 +34,5 @@ else:
 
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 sleep: Final[Callable[[float], None]] = _original("time", "sleep")
+poll: Final[Callable[[], Any]] = _original("select", "poll")
+start_new_thread: Final[Callable[..., int]] = _original("_thread", "start_new_thread")

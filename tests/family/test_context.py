@@ -6,21 +6,18 @@ import json
 import multiprocessing
 import os
 import queue
-import signal
-import warnings
 from collections.abc import Iterator
 from multiprocessing import queues
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
 import mpbakery
 from conftest import START_METHODS
-from support.everything import USES, get_one, put_many
+from support.everything import USES, put_many
 from support.places import EVERYTHING, run_without_shared_memory
 from support.scripts import run
-from support.workers import PATIENCE, Crew, expect, kill, wait_until
+from support.workers import PATIENCE, Crew
 
 
 @pytest.fixture(params=START_METHODS)
@@ -183,53 +180,6 @@ def test_items_of_many_come_through_once(context: Any, context_crew: Crew) -> No
     for worker in range(3):
         assert [number for who, number in got if who == worker] == list(range(50))
     context_crew.finish()
-
-
-def test_a_reader_that_is_killed_costs_nobody_else(context: Any, context_crew: Crew) -> None:
-    """A reader that waits holds the queue's lock: with the standard library's, all others wait for ever."""
-    made = context.Queue()
-    reader = context_crew.start(get_one, made)
-    wait_until(made._rlock.locked, "the reader has the lock")
-    kill(reader)
-    made.put("news")
-    with pytest.warns(mpbakery.OwnerDiedWarning):
-        assert made.get(timeout=PATIENCE) == "news"
-
-
-def put_for_ever(items: Any, connection: Connection) -> None:
-    """Put item after item."""
-    connection.send("begins")
-    while True:
-        items.put(1)
-
-
-def test_a_putter_that_is_stopped_is_in_nobodys_way(crew: Crew) -> None:
-    """Nobody waits for a place in a queue without a limit."""
-    items: Any = mpbakery.get_context("fork").Queue()
-    ours, theirs = crew.context.Pipe()
-    items.put(2)
-    putter = crew.start(put_for_ever, items, theirs)
-    assert expect(ours) == "begins"
-    while items.get(timeout=PATIENCE) != 1:
-        pass  # until both have their slots: whoever is stopped while it claims one is in everybody's way
-    for _ in range(200):
-        os.kill(putter.pid or 0, signal.SIGSTOP)
-        items.put_nowait(2)
-        os.kill(putter.pid or 0, signal.SIGCONT)
-        items.get(timeout=PATIENCE)
-    items.close()
-    items.cancel_join_thread()
-
-
-def test_a_death_that_is_told_as_an_error_does_not_block_a_queue(crew: Crew) -> None:
-    items: Any = mpbakery.get_context("fork").Queue()
-    reader = crew.start(items.get)
-    wait_until(items._rlock.locked, "the reader has the lock")
-    kill(reader)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", mpbakery.OwnerDiedWarning)
-        items.put("item")
-        assert items.get(timeout=PATIENCE) == "item"
 
 
 # --- All of it, where the standard library would need what is not there --------------------------------------------

@@ -18,6 +18,7 @@ import pytest
 
 import mpbakery
 from conftest import START_METHODS
+from mpbakery._work import queues
 from mpbakery._work.arena import Arena
 from support.everything import USES, square
 from support.namespaces import without_shared_memory
@@ -68,9 +69,8 @@ def test_the_functions_of_the_module_make_ours() -> None:
         assert made_by(multiprocessing) == OURS
         assert isinstance(multiprocessing.Value("i").get_lock(), mpbakery.RLock)
         assert isinstance(multiprocessing.Array("i", 3).get_lock(), mpbakery.RLock)
-        assert isinstance(multiprocessing.Queue()._rlock, mpbakery.Lock)  # type: ignore[attr-defined]
-        assert isinstance(multiprocessing.JoinableQueue()._cond, mpbakery.Condition)  # type: ignore[attr-defined]
-        assert isinstance(multiprocessing.SimpleQueue()._rlock, mpbakery.Lock)  # type: ignore[attr-defined]
+        for kind in ("Queue", "JoinableQueue", "SimpleQueue"):
+            assert type(getattr(multiprocessing, kind)()) is getattr(queues, kind)
     assert made_by(multiprocessing) == THEIRS
 
 
@@ -91,7 +91,7 @@ def test_a_pool_is_ours() -> None:
         pool.join()
 
 
-def test_the_classes_of_pools_stay_but_their_locks_are_ours() -> None:
+def test_the_classes_of_pools_stay_but_their_queues_are_ours() -> None:
     """Others derive from them: joblib's, for example."""
     pool_class, thread_pool_class = multiprocessing.pool.Pool, multiprocessing.pool.ThreadPool
     with mpbakery.installed():
@@ -101,7 +101,7 @@ def test_the_classes_of_pools_stay_but_their_locks_are_ours() -> None:
             assert isinstance(threads, thread_pool_class)
             assert threads.apply(square, (3,)) == 9
         with multiprocessing.pool.Pool(1) as pool:
-            assert isinstance(pool._inqueue._rlock, mpbakery.Lock)  # type: ignore[attr-defined]
+            assert isinstance(pool._inqueue, queues.SimpleQueue)  # type: ignore[attr-defined]
             assert pool.apply(square, (3,)) == 9
             pool.close()
             pool.join()

@@ -109,6 +109,7 @@ def test_a_made_up_name_says_where_it_was_made(fork: BaseContext) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
+@pytest.mark.usefixtures("queues_over_pipes")
 def test_the_locks_of_a_queue_are_called_after_it(kind: str) -> None:
     made, line = getattr(mpbakery.get_context("fork"), kind)(), here()
     assert re.fullmatch(rf"Queue {FILE}:{line} [0-9a-f]{{4}}", made._rlock.name)

@@ -11,6 +11,8 @@ import _thread
 import functools
 import importlib
 import os
+import select
+import socket
 import sys
 import threading
 import time
@@ -47,6 +49,10 @@ _CHANGED = (
     (_thread, "RLock"),
     (_thread, "get_ident"),
     (_thread, "_local"),
+    (_thread, "start_new_thread"),
+    (select, "poll"),
+    (socket, "socket"),
+    (socket, "socketpair"),
     (threading, "Lock"),
     (threading, "RLock"),
     (threading, "get_ident"),

@@ -240,6 +240,8 @@ def explain(error: Exception | Warning) -> str:
     if isinstance(error, mpbakery.OwnerDiedWarning):
         assert_type((error.lock, error.pid, error.thread), tuple[str, int, int])
         return f"{error.process} {error.held:.3f}"
+    if isinstance(error, mpbakery.TasksLostWarning):
+        assert_type(error.tasks, int)
     if isinstance(error, mpbakery.SlotsExhausted):
         return f"{error.lock} {error.slots + error.most} {error.kind}"
     if isinstance(error, mpbakery.UnknownLockError):

@@ -1,28 +1,35 @@
-"""The locks of queues: what they refuse is told to whoever puts, and nothing blocks a queue for ever."""
+"""The locks of queues over pipes: what they refuse is told to whoever puts, and nothing blocks a queue for ever."""
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
 import mpbakery
+from conftest import START_METHODS
 from mpbakery._system.layout import KIND_AT, MAX_SLOTS, QUEUE_LOCK, THREAD, record_of
-from mpbakery._work import queues
+from mpbakery._work import piped
+from support.everything import get_one
 from support.oddities import HINDRANCES, take_item
+from support.queue_children import put_for_ever
 from support.workers import PATIENCE, Crew, expect, in_thread, kill, wait_until
 
 FORK: Any = mpbakery.get_context("fork")
+
+pytestmark = pytest.mark.usefixtures("queues_over_pipes")
 
 
 @pytest.fixture
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Queues that two threads at a time can use each end of: in the end, that is a number like any other."""
-    monkeypatch.setattr(queues, "MAX_SLOTS", 2)
+    monkeypatch.setattr(piped, "MAX_SLOTS", 2)
 
 
 def put_in_thread(connection: Connection, items: Any, item: object) -> None:
@@ -134,3 +141,64 @@ def test_a_death_that_cannot_be_shown_does_not_block_a_queue(crew: Crew, way: st
     assert expect(ours) == "item"
     crew.finish()
     items.close()
+
+
+@pytest.fixture(params=START_METHODS)
+def context(request: pytest.FixtureRequest) -> Any:
+    """Ours, for every start method in turn."""
+    return mpbakery.get_context(request.param)
+
+
+@pytest.fixture
+def context_crew(context: Any) -> Iterator[Crew]:
+    """Children of that context, killed and reaped when the test is over."""
+    children = Crew(context)
+    yield children
+    children.close()
+
+
+def test_their_locks_are_ours(context: Any) -> None:
+    assert isinstance(context.Queue()._rlock, mpbakery.Lock)
+    assert isinstance(context.JoinableQueue()._cond, mpbakery.Condition)
+    assert isinstance(context.SimpleQueue()._rlock, mpbakery.Lock)
+
+
+def test_a_reader_that_is_killed_costs_nobody_else(context: Any, context_crew: Crew) -> None:
+    """A reader that waits holds the queue's lock: with the standard library's, all others wait for ever."""
+    made = context.Queue()
+    assert isinstance(made, piped.Queue)
+    reader = context_crew.start(get_one, made)
+    wait_until(made._rlock.locked, "the reader has the lock")  # type: ignore[attr-defined]
+    kill(reader)
+    made.put("news")
+    with pytest.warns(mpbakery.OwnerDiedWarning):
+        assert made.get(timeout=PATIENCE) == "news"
+
+
+def test_a_putter_that_is_stopped_is_in_nobodys_way(crew: Crew) -> None:
+    """Nobody waits for a place in a queue without a limit."""
+    items: Any = mpbakery.get_context("fork").Queue()
+    ours, theirs = crew.context.Pipe()
+    items.put(2)
+    putter = crew.start(put_for_ever, items, theirs)
+    assert expect(ours) == "begins"
+    while items.get(timeout=PATIENCE) != 1:
+        pass  # until both have their slots: whoever is stopped while it claims one is in everybody's way
+    for _ in range(200):
+        os.kill(putter.pid or 0, signal.SIGSTOP)
+        items.put_nowait(2)
+        os.kill(putter.pid or 0, signal.SIGCONT)
+        items.get(timeout=PATIENCE)
+    items.close()
+    items.cancel_join_thread()
+
+
+def test_a_death_that_is_told_as_an_error_does_not_block_a_queue(crew: Crew) -> None:
+    items: Any = mpbakery.get_context("fork").Queue()
+    reader = crew.start(items.get)
+    wait_until(items._rlock.locked, "the reader has the lock")
+    kill(reader)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", mpbakery.OwnerDiedWarning)
+        items.put("item")
+        assert items.get(timeout=PATIENCE) == "item"

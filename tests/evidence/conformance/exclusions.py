@@ -94,6 +94,13 @@ EXCLUSIONS: Final[tuple[Exclusion, ...]] = (
     ),
     Exclusion(
         MULTIPROCESSING,
+        "_TestQueue",
+        "test_queue_feeder_donot_stop_onexc",
+        "It puts what cannot be pickled, and wants put() to return as if nothing were wrong, and a thread to print a "
+        "traceback: with multiprocessing's queue, nobody else is told. mpbakery's put() pickles itself, and raises.",
+    ),
+    Exclusion(
+        MULTIPROCESSING,
         "TestStartMethod",
         "test_mixed_startmethod",
         "A lock made for fork that is sent to a spawned process raises the RuntimeError that it wants; but it wants it "
