@@ -38,6 +38,7 @@ from benchmark.sections.curves import holds, registered, waits
 from benchmark.sections.death import death
 from benchmark.sections.family import family
 from benchmark.sections.peers import peers
+from benchmark.sections.queues import queues
 from benchmark.sections.timeout import timeout
 from benchmark.sections.uncontended import uncontended
 from benchmark.sections.waiting import cpu
@@ -56,6 +57,7 @@ SECTIONS: Final[dict[str, Callable[[Effort], Iterator[Figure]]]] = {
     "holds": holds,
     "registered": registered,
     "peers": peers,
+    "queues": queues,
 }
 
 

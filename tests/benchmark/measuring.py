@@ -49,6 +49,7 @@ class Effort:
     locks: int = 20_000
     throughput: float = 0.5
     registered: int = 1024
+    items: int = 100_000
 
 
 QUICK: Final = Effort(
@@ -62,6 +63,7 @@ QUICK: Final = Effort(
     locks=2_000,
     throughput=0.2,
     registered=16,
+    items=4_000,
 )
 
 

@@ -1,4 +1,4 @@
-"""What semaphores, pools and queues cost."""
+"""What semaphores and pools cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any
 
 import mpbakery
-from benchmark.figures import Figure, ratio_figure, ratios, spread, times
+from benchmark.figures import Figure, ratio_figure
 from benchmark.measuring import FORK, MPBAKERY, MULTIPROCESSING, Broken, Effort, in_turn, time_passes
 
 
@@ -39,33 +39,8 @@ def time_map(pool: Any, tasks: int, **options: int) -> float:
     return time.perf_counter() - start
 
 
-def produce(queue: Any, items: int) -> None:
-    """Put numbers into a queue."""
-    for item in range(items):
-        queue.put(item)
-
-
-def time_queue(context: Any, items: int) -> float:
-    """How many items a second come through a queue from another process."""
-    queue = context.Queue()
-    producer = context.Process(target=produce, args=(queue, items))
-    producer.start()
-    try:
-        first = queue.get(timeout=60)
-        start = time.perf_counter()
-        for expected in range(first + 1, items):
-            if queue.get(timeout=60) != expected:
-                raise Broken("a queue has lost an item")
-        seconds = time.perf_counter() - start
-        producer.join()
-    finally:
-        producer.kill()
-        queue.close()
-    return (items - 1) / seconds
-
-
 def family(effort: Effort) -> Iterator[Figure]:
-    """Semaphore, Pool and Queue beside those of multiprocessing."""
+    """Semaphore and Pool beside those of multiprocessing."""
     contexts: dict[str, Any] = {MPBAKERY: mpbakery.get_context("fork"), MULTIPROCESSING: FORK}
     semaphores = {kind: context.Semaphore() for kind, context in contexts.items()}
     measures: dict[str, Callable[[Any, int], float]] = {
@@ -96,14 +71,3 @@ def family(effort: Effort) -> Iterator[Figure]:
             found = in_turn(10 * effort.rounds, mapping, name)
             limit = f"{bound} x multiprocessing's" if bound else ""
             yield ratio_figure(name, limit, bound, found, lambda value: f"{value * 1000:.1f} ms")
-    found = in_turn(3 * effort.rounds, lambda kind: time_queue(contexts[kind], 20_000), "Queue")
-    through = ratios(found[MPBAKERY], found[MULTIPROCESSING])
-    rates = {kind: spread(values) for kind, values in found.items()}
-    yield Figure(
-        "Queue: items a second",
-        "0.6 x multiprocessing's",
-        f"{rates[MPBAKERY]['median']:,.0f}, {times(through)}",
-        f"{rates[MULTIPROCESSING]['median']:,.0f}",
-        through["median"] >= 0.6,
-        {"ratio": through, **rates},
-    )
