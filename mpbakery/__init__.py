@@ -21,6 +21,7 @@ from mpbakery._errors import (
     MpbakeryError,
     NotOwnedError,
     OwnerDiedWarning,
+    PoolTerminatedError,
     SharingError,
     SlotsExhausted,
     TasksLostWarning,
@@ -39,6 +40,7 @@ from mpbakery._primitives.snapshot import Owner, SemaphoreStatistics, Statistics
 if typing.TYPE_CHECKING:
     from mpbakery._context import get_context
     from mpbakery._install import install, installed, uninstall
+    from mpbakery._work.outcome import TransferError
     from mpbakery._work.pool import Pool
     from mpbakery._work.values import Array, RawArray, RawValue, Value
 
@@ -57,6 +59,7 @@ __all__ = [
     "Owner",
     "OwnerDiedWarning",
     "Pool",
+    "PoolTerminatedError",
     "RLock",
     "RawArray",
     "RawValue",
@@ -66,6 +69,7 @@ __all__ = [
     "SlotsExhausted",
     "Statistics",
     "TasksLostWarning",
+    "TransferError",
     "UnknownLockError",
     "Value",
     "Waiting",
@@ -85,6 +89,7 @@ _LATER = {
     "Pool": "_work.pool",
     "RawArray": "_work.values",
     "RawValue": "_work.values",
+    "TransferError": "_work.outcome",
     "Value": "_work.values",
     "get_context": "_context",
     "install": "_install",

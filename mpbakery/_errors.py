@@ -103,7 +103,7 @@ class UnknownLockError(MpbakeryError):
 
 
 class SharingError(MpbakeryError):
-    """A lock was handed to a process in a way that its memory cannot follow."""
+    """A lock was handed to a process in a way that its memory cannot follow, or a pool was used in a forked child."""
 
 
 class ForeignNamespaceError(MpbakeryError):
@@ -231,6 +231,19 @@ class WorkerDiedError(MpbakeryError):
     def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[object, ...]]:
         fields = self.function, self.index, self.items, self.pid, self.exitcode, self.tries
         return type(self), (*fields, self.given_up, self.unread)
+
+
+class PoolTerminatedError(MpbakeryError):
+    """A result does not come any more, because its `Pool` was terminated."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the pool was terminated, at the end of its `with` block perhaps, before this was done: ask for results "
+            "before that, or call close() and join(), which wait until all tasks are done"
+        )
+
+    def __reduce__(self) -> tuple[type[PoolTerminatedError], tuple[()]]:
+        return type(self), ()
 
 
 def _end_of_process(exitcode: int | None) -> str:

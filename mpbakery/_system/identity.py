@@ -95,6 +95,12 @@ def forget() -> None:
         _namespace = None
 
 
+def process_with(pid: int) -> Process:
+    """The process that has this pid now."""
+    status = _read_status(pid)
+    return Process(pid, int(status[19]) if status else UNKNOWN_START)
+
+
 def exists(pid: int) -> bool:
     """Whether some process has that pid: cheap, and no proof of life."""
     try:

@@ -1,413 +1,482 @@
-"""Who gets which task: the parent gives each idle worker one, and knows what a dead one has left.
+"""Who gets which task: each idle worker is given one, and what a dead one has left is known.
 
-Three threads of the standard library's Pool come here: the one that hands tasks in, the one that fetches results, and
-the one that starts workers. Everything is done under one lock of this process; the pipes are read, and the dead buried,
-by the thread that fetches results.
+All this is known to one thread alone, the dispatcher's own. It reads and writes the pipes, and starts and buries
+workers; others send it tasks, or what else there is to do, and ring. So there is no lock here that could be left
+locked, and no state that two could change at once. It runs no code of the program's either, but for what makes a
+process: the intake pickles, and the messenger unpickles.
+
+Whatever is under way has its place, and leaves it only when it has come to the next one: a task is among those that
+have arrived, or that wait, or it is a worker's, or the messenger's. If something out of the blue comes just then, it is
+in both places; so each place can tell whether what lies there is still its own. See `keep_on`.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.context import BaseContext
-from multiprocessing.pool import MaybeEncodingError, mapstar, starmapstar  # type: ignore[attr-defined]
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-from mpbakery._errors import WorkerDiedError
-from mpbakery._work.channel import EMPTY, PIPE_SIZE, NoProcess, Worker, close, content_of, message_of, private_pipe
+from mpbakery._work.backlog import Backlog
+from mpbakery._work.channel import EMPTY, Buffer, Content, message_of
+from mpbakery._work.doors import Outcome, attempt
+from mpbakery._work.hiring import Hiring
+from mpbakery._work.lookout import Lookout
+from mpbakery._work.messenger import Messenger
+from mpbakery._work.staff import Worker, end_all
+from mpbakery._work.task import Task
+from mpbakery._work.threads import keep_on, let_go
 
 #: How often to ask whether the workers live, while one of them has something to do (s). A death shows at once, unless
 #: another process has inherited the pipe that shows it.
 _LOOK: Final = 0.25
-#: The same while one of them seems to have died (s).
+#: The same while one of them seems to have died, or is to end (s).
 _LOOK_AGAIN: Final = 0.002
-#: How long to wait after a worker could not be started (s).
-_START_AGAIN: Final = 0.1
-#: So many workers for each place, and at least so many, may die in a row without getting ready, until nobody is started
-#: any more.
-_STARTS: Final = 3
-_LEAST_STARTS: Final = 10
+#: So many outcomes are delivered together, while tasks wait for a worker, and one follows the other so closely (s).
+_TOGETHER: Final = 32
+_CLOSELY: Final = 0.001
+#: When none follows any more for so long, those that there are are delivered (s). A shorter time would want a timer of
+#: its own each time, which costs more than all else that is done for a short task.
+_NO_MORE: Final = 0.005
 #: So many workers may die in the middle of reading a task, until nobody is given it any more.
 _READERS: Final = 3
 
-#: A task as the standard library's Pool has it: job, index, function, arguments, keywords.
-_PoolTask = tuple[int, int, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-#: A result as it wants it: job, index, (success, value).
-_PoolResult = tuple[int, int, tuple[bool, Any]]
-
-
-class _Task:
-    """A task on its way."""
-
-    __slots__ = ("dead_readers", "deaths", "function", "index", "items", "job", "message")
-
-    def __init__(self, task: _PoolTask) -> None:
-        self.job, self.index, self.function = task[:3]
-        self.message = message_of(task[2:])
-        self.items: int | None = None
-        if self.function is mapstar or self.function is starmapstar:
-            self.function, chunk = task[3][0]
-            self.items = len(chunk)
-        #: How many workers have died while they ran it, and how many while they read it.
-        self.deaths = self.dead_readers = 0
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return getattr(self.function, "__qualname__", None) or repr(self.function)
-
-    def error(self, pid: int, exitcode: int | None, *, given_up: bool = False, unread: bool = False) -> WorkerDiedError:
-        """What has become of it."""
-        size = len(self.message) if unread else None
-        return WorkerDiedError(self.name, self.index, self.items, pid, exitcode, self.deaths, given_up, size)
-
-
-class _Employee(Worker):
-    """A worker, and what it has to do."""
-
-    def __init__(self, *arguments: Any, most_tasks: int | None, launch: Callable[[_Employee], None]) -> None:
-        super().__init__(*arguments)
-        self._launch = launch
-        #: What it works at.
-        self.task: _Task | None = None
-        #: How many tasks it will still take.
-        self.left: float = math.inf if most_tasks is None else most_tasks
-        self.is_ready = False
-        self.is_buried = False
-
-    def start(self) -> None:
-        """Start the process the way its pool wants it."""
-        self._launch(self)
-
 
 class Dispatcher:
-    """Stands between the threads of a standard Pool and the workers, in the place of its two queues."""
+    """Gives tasks to workers, from a thread of its own.
 
-    def __init__(self, retries: int, make_process: Callable[..., BaseProcess]) -> None:
-        self._retries = retries
-        self._make_process = make_process
-        self._lock = threading.Lock()
-        self._not_full = threading.Condition(self._lock)
-        self._waiting: deque[_Task] = deque()
-        self._waiting_bytes = 0
-        self._finished: deque[_PoolResult | None] = deque()
-        self._workers: list[_Employee] = []
-        self._idle: deque[_Employee] = deque()
-        self._suspects: set[_Employee] = set()
-        self._wake_reader, self._wake_writer = private_pipe()
-        self._poll = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+    Args:
+        make_process: makes the process of a worker, which it is given as `target` and `args`.
+        places: how many workers there shall be.
+        initializer: what each of them calls first, with `initargs`, or None.
+        initargs: the arguments of `initializer`.
+        most_tasks: after how many tasks a worker is replaced, None for never.
+    """
+
+    def __init__(
+        self,
+        make_process: Callable[..., BaseProcess],
+        places: int,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        most_tasks: int | None,
+    ) -> None:
+        self._make_worker = partial(Worker, make_process, initializer, initargs, most_tasks)
+        self._places = places
+        self.thread = threading.Thread(
+            target=partial(keep_on, self._step, self._mend), name="PoolDispatcher", daemon=True
+        )
+        #: Delivers what comes of tasks, and calls what else must not come in between.
+        self.messenger = Messenger()
+        #: Held while a task is pickled.
+        self._pickling = threading.RLock()
+
+        #: What others send: tasks, and what is to be done.
+        self._arrived: deque[Task] = deque()
+        self._due: deque[Callable[[], object]] = deque()
+        self._lookout = Lookout()
+        self._is_closing = False
+        self._make_end: Callable[[], BaseException] | None = None
+
+        #: Those that live, or were not buried yet.
+        self._workers: list[Worker] = []
+        self._hiring = Hiring(
+            self._make_worker, places, self._tell_of_start, (self._pickling, self.messenger.unpickling)
+        )
+        self._backlog = Backlog()
+        self._idle: deque[Worker] = deque()
+
+        self._buffer = Buffer()
         self._must_watch_anew = True
-        self._sleeps = False
+        #: Whether there is more to see to than what comes by itself.
+        self._must_attend = True
+        #: Whether somebody may have died who is not buried yet.
+        self._in_doubt = False
+        self._look_pause = _LOOK
         self._next_look = 0.0
-        self._is_abandoned = False
-        self._is_open = False
-        self._most_failures = 0
-        self._failed_starts = 0
-        #: Stands in all places for which nobody is started any more.
-        self._vacancy = NoProcess(None)
-        self._last_failure: tuple[int, int | None, Exception | None] = (0, None, None)
-        self._replace: Callable[[], object] = int
+        #: Whether the messenger was brought something that it has not been told of.
+        self._must_hurry = False
+        self._last_brought = 0.0
 
-    # --- For the one who makes the pool, and the thread that starts workers ----------------------------------------
+    # --- What others call, from any thread -------------------------------------------------------------------------
 
-    def set_up(self, places: int, replace: Callable[[], object]) -> None:
-        """Say how many workers there shall be, and how to have the dead ones replaced."""
-        self._most_failures = max(_LEAST_STARTS, _STARTS * places)
-        self._replace = replace
+    @property
+    def workers(self) -> list[Worker]:
+        """The workers: always the same list, which changes as they come and go."""
+        return self._workers
 
-    def open(self) -> None:
-        """From now on, count workers that cannot be started, instead of raising."""
-        self._is_open = True
-
-    def employ(self, context: BaseContext, *, target: Any, args: tuple[Any, ...]) -> Worker | NoProcess:
-        """Make a worker; in the place of `Pool.Process`."""
-        with self._lock:
-            if self._has_given_up():
-                return self._vacancy
-        make = partial(self._make_process, context)
-        return _Employee(make, target, args[2:], most_tasks=args[4], launch=self._launch)
-
-    def _launch(self, worker: _Employee) -> None:
+    def start(self) -> None:
+        """Start the workers, in the thread of the caller, and the dispatcher's own. Leaves nothing if that fails."""
         try:
-            worker.open()
-        except Exception as error:
-            if not self._is_open:
-                raise
-            worker.process = NoProcess(1)
-            time.sleep(_START_AGAIN)  # the system may have run out of something, for a moment
-            with self._lock:
-                self._count_failed_start(0, None, error)
-                self._fail_if_hopeless()
-            self._replace()
-            return
-        with self._lock:
-            self._workers.append(worker)
-            self._watch_anew()
+            for _ in range(self._places):
+                worker = self._make_worker()
+                worker.start()
+                self._workers.append(worker)
+            self.messenger.thread.start()
+            self.thread.start()
+        except BaseException:
+            if self.thread in threading.enumerate():  # it was this that was interrupted
+                self.stop(RuntimeError)
+            else:
+                end_all(self._workers)
+                self._close()
+            raise
 
-    # --- For the thread that hands tasks in ------------------------------------------------------------------------
+    def encode(self, content: Any) -> Outcome:
+        """Pickle what makes a task; returns the message, or what that has raised. No worker is forked meanwhile."""
+        with self._pickling:
+            return attempt(message_of, content)
 
-    def dispatch(self, pool_task: _PoolTask | None) -> None:
-        """Give a task to an idle worker, or keep it until there is one; None: there are no more.
+    def let_go(self) -> None:
+        """Hold nothing, after something out of the blue has come in the middle of `encode`."""
+        let_go(self._pickling)
 
-        Waits while as many bytes wait for a worker as a pipe holds. Raises what pickling the task raises, and
-        WorkerDiedError if there are no workers, and will be none.
-        """
-        if pool_task is None:
-            self._send_home()
-            return
-        task = _Task(pool_task)
-        with self._not_full:
-            while self._waiting_bytes >= PIPE_SIZE and not self._is_abandoned:
-                self._not_full.wait()
-            if self._is_hopeless():
-                raise self._give_up(task)
-            self._waiting.append(task)
-            self._waiting_bytes += len(task.message)
-            self._assign()
+    def submit(self, task: Task) -> None:
+        """Have a worker do a task, when those before it were given out."""
+        self._backlog.announce(task)
+        self._arrived.append(task)
+        self._lookout.feed()
 
-    def _send_home(self) -> None:
-        with self._lock:
-            for worker in self._workers:
-                if worker.left and worker.task is None:
-                    worker.left = 0
-                    self._send(worker, EMPTY)
-            self._idle.clear()
-
-    def abandon(self) -> None:
-        """The pool is terminated: nothing that waits will be done."""
-        with self._not_full:
-            self._is_abandoned = True
-            self._not_full.notify_all()
+    def wait_for_room(self) -> None:
+        """Wait while as many bytes wait for a worker as a pipe holds; for the only thread that submits."""
+        self._backlog.wait_for_room()
 
     def close(self) -> None:
-        """Close all pipes, and forget all workers; nothing else is called from then on."""
-        for worker in self._workers:
-            worker.close()
-        close(self._wake_reader)
-        close(self._wake_writer)
-        for those in (self._workers, self._idle, self._suspects, self._handlers):
-            those.clear()  # they refer to this object, and what they have open would stay so until cycles are collected
+        """There will be no more tasks: workers go home when all are done, and the thread ends."""
+        self._tell(self._begin_to_close)
 
-    # --- Under the lock --------------------------------------------------------------------------------------------
+    def stop(self, make_error: Callable[[], BaseException]) -> None:
+        """End all workers; `make_error` makes the error of every task that is not done."""
+        self._tell(partial(self._begin_to_stop, make_error))
+
+    def join(self) -> None:
+        """Wait until all workers have ended, and everything is delivered."""
+        self.thread.join()
+        self.messenger.thread.join()
+
+    def _tell(self, function: Callable[[], object]) -> None:
+        """Have the thread call something of ours, which is called again if something out of the blue breaks it off."""
+        self._due.append(function)
+        self._lookout.wake()
+
+    # --- The thread ------------------------------------------------------------------------------------------------
+
+    def _step(self) -> bool:
+        """See to everything that there is to see to, and wait for more."""
+        if self._due or self._arrived or self._must_attend or len(self._workers) < self._places:
+            self._attend()
+            if self._is_over():
+                self._close()
+                return False
+        self._wait()
+        return True
+
+    def _attend(self) -> None:
+        """See to what others have sent, and to who is missing; the rest is seen to as it comes."""
+        while self._due:
+            self._due[0]()
+            self._due.popleft()
+        while self._arrived:
+            self._take(self._arrived[0])
+            self._arrived.popleft()
+        if self._make_end is not None:
+            self._break_off(self._make_end)
+        self._assign()
+        if self._lacks_workers():
+            self._hiring.hire()
+        if self._hiring.has_given_up and not self._workers and not self._hiring.starting:
+            self._fail_all(self._hiring.why_not)
+        if self._is_closing and not self._has_work():
+            self._send_home()
+        self._must_attend = self._is_closing or self._make_end is not None
+
+    def _mend(self, error: BaseException) -> None:
+        """Find out how things stand, after something out of the blue."""
+        self._must_attend = True
+        for worker in self._workers:
+            if worker.channel.is_torn:
+                # Nobody knows how much of a message went through.
+                worker.fault = error
+                worker.is_suspect = True
+                attempt(worker.process.kill)
+        self._idle = deque(worker for worker in self._workers if worker.is_idle)
+        self._hiring.let_go()
+        self._backlog.count_anew(self._arrived)
+        self._hurry()
+        self._watch_closely()
+        for worker in list(self._workers):
+            if worker.is_buried:
+                self._bury(worker)
+            elif not worker.is_suspect:
+                self._send(worker)
+                if worker.channel.message is not None:
+                    self._take_answer(worker, worker.channel.message)
+
+    def _begin_to_close(self) -> None:
+        self._is_closing = True
+
+    def _begin_to_stop(self, make_error: Callable[[], BaseException]) -> None:
+        self._make_end = make_error
+        self._backlog.shut()
+
+    def _is_over(self) -> bool:
+        ends = self._is_closing or self._make_end is not None
+        return ends and not (self._workers or self._hiring.starting or self._due or self._arrived)
+
+    def _close(self) -> None:
+        """Leave nothing open, and nothing that refers to anything else."""
+        self._hiring.end()
+        self.messenger.end()
+        self._backlog.shut()
+        self._lookout.close()
+        self._workers.clear()
+        self._idle.clear()
+
+    # --- Tasks -----------------------------------------------------------------------------------------------------
+
+    def _take(self, task: Task) -> None:
+        if task.is_done:
+            self._bring(task)
+        else:
+            self._backlog.put(task)
 
     def _assign(self) -> None:
-        while self._idle and self._waiting:
-            worker = self._idle.popleft()
-            worker.task = task = self._waiting.popleft()
-            worker.left -= 1
-            self._waiting_bytes -= len(task.message)
-            self._send(worker, task.message)
-        # not for every single one that leaves: each time costs two changes of threads
-        if self._waiting_bytes < PIPE_SIZE // 2:
-            self._not_full.notify()
-        if self._sleeps:
-            self._wake()  # to look, from now on, whether those who work are alive
+        """Give those who are idle something to do."""
+        while self._idle and (task := self._backlog.first()) is not None:
+            worker = self._idle[0]
+            if worker.is_idle:
+                task.worker = worker
+                worker.task = task
+                worker.left -= 1
+                self._backlog.drop_first()
+                self._idle.popleft()
+                self._send(worker)
+            else:
+                self._idle.popleft()
+        self._backlog.let_in()
 
-    def _send(self, worker: _Employee, message: bytes) -> None:
+    def _send(self, worker: Worker) -> None:
+        """Send a worker of its task what the pipe takes."""
+        task = worker.task
+        if task is None or worker.is_buried:
+            return
         try:
-            worker.send(message)
+            if not worker.channel.send(task.message):
+                self._must_watch_anew = True
         except BrokenPipeError:
-            pass  # then it is dead, which will show
-        if worker.outgoing:
-            self._watch_anew()
+            self._suspect(worker)
 
-    def _put_back(self, task: _Task) -> None:
-        self._waiting.appendleft(task)
-        self._waiting_bytes += len(task.message)
+    def _fail(self, task: Task, make_error: Callable[[], BaseException]) -> None:
+        if not task.is_done:
+            task.failure = make_error
+        self._bring(task)
 
-    def _watch_anew(self) -> None:
-        self._must_watch_anew = True
-        self._wake()
+    def _fail_all(self, make_error: Callable[[Task], BaseException]) -> None:
+        """Fail all tasks that wait."""
+        while (task := self._backlog.first()) is not None:
+            self._fail(task, partial(make_error, task))
+            self._backlog.drop_first()
 
-    def _wake(self) -> None:
-        self._sleeps = False
-        try:
-            os.write(self._wake_writer.fileno(), b"\0")
-        except BlockingIOError:
-            pass  # it is awake
+    def _has_work(self) -> bool:
+        others = self._due or self._arrived or self._backlog.first()
+        return bool(others) or any(worker.is_busy for worker in self._workers)
 
-    def _count_failed_start(self, pid: int, exitcode: int | None, cause: Exception | None = None) -> None:
-        self._failed_starts += 1
-        self._last_failure = pid, exitcode, cause
+    def _send_home(self) -> None:
+        for worker in self._workers:
+            if worker.is_idle:
+                worker.task = home = Task(EMPTY, None, None, 0, None, 0)
+                home.is_over = True
+                worker.left = 0
+                self._send(worker)
 
-    def _fail_if_hopeless(self) -> None:
-        if self._is_hopeless():
-            for task in self._waiting:
-                self._finish(task, False, self._give_up(task))
-            self._waiting.clear()
-            self._waiting_bytes = 0
-            self._not_full.notify_all()
-            self._wake()
+    def _break_off(self, make_error: Callable[[], BaseException]) -> None:
+        self._fail_all(lambda _task: make_error())
+        for worker in self._workers:
+            task = worker.task
+            if task is not None and worker.is_busy:
+                self._fail(task, make_error)
+            worker.left = 0
+            worker.task = None
+            if not worker.is_ending:
+                worker.ask_to_end()
+                self._watch_closely()
 
-    def _give_up(self, task: _Task) -> WorkerDiedError:
-        pid, exitcode, cause = self._last_failure
-        error = task.error(pid, exitcode, given_up=True)
-        error.__cause__ = cause
-        return error
+    # --- Waiting ---------------------------------------------------------------------------------------------------
 
-    def _has_given_up(self) -> bool:
-        return self._failed_starts >= self._most_failures
-
-    def _is_hopeless(self) -> bool:
-        return self._has_given_up() and not self._workers
-
-    def _finish(self, task: _Task, success: bool, value: Any) -> None:
-        self._finished.append((task.job, task.index, (success, value)))
-
-    # --- For the thread that fetches results -----------------------------------------------------------------------
-
-    def put(self, result: None) -> None:
-        """Have `get` return None, after what is finished."""
-        self._finished.append(result)
-        self._wake()
-
-    def get(self) -> _PoolResult | None:
-        """The next result."""
-        while not self._finished:
-            self._turn()
-        return self._finished.popleft()
-
-    def _turn(self) -> None:
+    def _wait(self) -> None:
         """Wait until something happens, and see to it."""
-        with self._lock:
-            if self._must_watch_anew:
-                self._watch()
-            pause = self._pause()
-            self._sleeps = pause is None
-        for descriptor, _events in self._poll.poll(None if pause is None else 1000 * pause):
-            handle = self._handlers.get(descriptor)
-            if handle is not None:
-                handle()
-        if pause is not None and time.monotonic() >= self._next_look:
-            for worker in list(self._workers):
-                if worker.exitcode is not None:
-                    self._bury(worker)
-            self._next_look = time.monotonic() + (self._pause() or 0)
+        if self._must_watch_anew:
+            self._watch()
+        # while all workers are busy, an answer will come first
+        self._lookout.lie_down(hungry=bool(self._idle) or not self._workers)
+        pause = self._pause()
+        self._lookout.wait(pause)
+        now = time.monotonic()
+        if self._must_hurry and now - self._last_brought >= _NO_MORE:
+            self._hurry()
+        if pause is None:
+            self._next_look = now + _LOOK
+        elif now >= self._next_look:
+            self._look()
 
     def _pause(self) -> float | None:
-        if self._suspects:
-            return _LOOK_AGAIN
-        return None if len(self._idle) == len(self._workers) else _LOOK
+        """How long to wait at most (s), None for ever."""
+        if self._due or self._arrived:
+            return 0.0
+        if self._must_hurry:
+            return _NO_MORE
+        end = math.inf
+        if self._in_doubt or len(self._idle) < len(self._workers):
+            end = self._next_look
+        if len(self._workers) < self._places and self._lacks_workers():
+            end = min(end, self._hiring.next_start)
+        return None if end == math.inf else max(0.0, end - time.monotonic())
 
     def _watch(self) -> None:
-        self._must_watch_anew = False
-        self._handlers = {self._wake_reader.fileno(): self._woken}
-        writing = set()
+        """Say anew what is waited for."""
+        readers: dict[int, Callable[[], object]] = {}
+        writers: dict[int, Callable[[], object]] = {}
         for worker in self._workers:
-            if worker in self._suspects:
+            if worker.is_suspect:
                 continue  # what it has closed would wake us all the time
-            tasks, results = worker.descriptors
-            self._handlers[results] = partial(self._receive, worker)
-            self._handlers[worker.sentinel] = partial(self._suspect, worker)
-            if worker.outgoing:
-                self._handlers[tasks] = partial(self._flush, worker)
-                writing.add(tasks)
-        self._poll = select.poll()
-        for descriptor in self._handlers:
-            self._poll.register(descriptor, select.POLLOUT if descriptor in writing else select.POLLIN)
+            readers[worker.channel.from_worker] = partial(self._receive, worker)
+            readers[worker.sentinel] = partial(self._suspect, worker)
+            if worker.task is not None and worker.channel.sent < len(worker.task.message):
+                writers[worker.channel.to_worker] = partial(self._send_more, worker)
+        self._lookout.watch(readers, writers)
+        self._must_watch_anew = False
 
-    def _woken(self) -> None:
-        os.read(self._wake_reader.fileno(), PIPE_SIZE)
+    def _watch_closely(self) -> None:
+        """Look again and again, from now on, who has died."""
+        self._must_watch_anew = self._in_doubt = True
+        self._look_pause = _LOOK_AGAIN
+        self._next_look = 0.0
 
-    def _flush(self, worker: _Employee) -> None:
-        with self._lock:
-            try:
-                if not worker.is_buried:
-                    worker.flush()
-            except BrokenPipeError:
-                pass
-            else:
-                self._must_watch_anew |= not worker.outgoing
-                return
-        self._suspect(worker)
+    def _send_more(self, worker: Worker) -> None:
+        self._must_watch_anew = True
+        self._send(worker)
 
-    def _receive(self, worker: _Employee) -> None:
+    def _receive(self, worker: Worker) -> None:
         if worker.is_buried:
             return
         try:
-            message = worker.receive()
+            worker.channel.receive(self._buffer)
         except EOFError:
             self._suspect(worker)
-        except BlockingIOError:
-            pass
         else:
-            if message is not None:
-                self._accept(worker, message)
+            if worker.channel.message is not None:
+                self._take_answer(worker, worker.channel.message)
 
-    def _accept(self, worker: _Employee, message: memoryview | int) -> None:
+    def _bring(self, task: Task) -> None:
+        """Have what has come of a task delivered."""
+        brought = self.messenger.bring(task)
+        # A change of threads costs as much as a short task. So if they follow each other closely, several go at once.
+        now = time.monotonic()
+        follows, self._last_brought = now - self._last_brought < _CLOSELY, now
+        self._must_hurry = True
+        if brought >= _TOGETHER or not follows or not self._backlog:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        self._must_hurry = False
+        self.messenger.hurry()
+
+    def _take_answer(self, worker: Worker, message: Content) -> None:
         """Take what a worker has sent, and give it the next task."""
-        with self._lock:
-            task, worker.task = worker.task, None
-            worker.is_ready = True
-            had_given_up = self._has_given_up()
-            self._failed_starts = 0
-            if worker.left:
-                self._idle.append(worker)
-                self._assign()
-        if had_given_up:
-            self._vacancy.exitcode = 1
-            self._vacancy = NoProcess(None)
-            self._replace()
-        if task is None:
-            return  # it says that it is ready
-        try:
-            success, value = content_of(message, "a result")
-        except MemoryError as error:
-            success, value = False, error.with_traceback(None)
-        except BaseException as error:  # whatever it is: this thread must go on
-            success, value = False, MaybeEncodingError(error, f"the result of {task.name}, which arrived")
-        self._finish(task, success, value)
+        task = worker.task
+        if task is not None:
+            task.answer = message
+            self._bring(task)
+            worker.task = None
+        worker.is_ready = True
+        worker.channel.forget_message()
+        self._hiring.note_success()
+        if worker.is_idle:
+            self._idle.append(worker)
+            self._assign()
 
-    def _suspect(self, worker: _Employee) -> None:
+    # --- Workers come and go ---------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """See who has died, and who is to be killed."""
+        self._in_doubt = False
+        for worker in list(self._workers):
+            if worker.exitcode is not None or worker.is_out_of_reach:
+                self._bury(worker)
+            else:
+                worker.kill_if_it_is_time()
+                self._in_doubt |= worker.is_suspect or worker.is_ending
+        self._look_pause = min(2 * self._look_pause, _LOOK) if self._in_doubt else _LOOK
+        self._next_look = time.monotonic() + self._look_pause
+
+    def _suspect(self, worker: Worker) -> None:
         """A worker seems to have died: bury it as soon as that is certain."""
         if worker.is_buried:
             return
-        if worker.exitcode is None:
-            self._suspects.add(worker)
-            self._next_look = 0
-            self._must_watch_anew = True
-        else:
+        worker.is_suspect = True
+        if worker.exitcode is not None:
             self._bury(worker)
+        else:
+            self._watch_closely()
 
-    def _bury(self, worker: _Employee) -> None:
+    def _bury(self, worker: Worker) -> None:
         """Take in what a dead worker has sent, and see what becomes of its task."""
-        with self._lock:
-            worker.is_buried = True
-            worker.left = 0
-            self._workers.remove(worker)
-            self._suspects.discard(worker)
-            if worker in self._idle:
-                self._idle.remove(worker)
+        worker.is_buried = True
+        self._must_watch_anew = True
+        if worker.fault is None:
+            worker.channel.receive_last(self._buffer)
+            if worker.channel.message is not None:
+                self._take_answer(worker, worker.channel.message)
+        pid, exitcode = worker.pid or 0, None if worker.has_vanished else worker.exitcode
+        if worker.task is not None and worker.is_busy:
+            self._bereave(worker, worker.task, pid, exitcode)
+        if not worker.is_ready and not worker.is_ending:
+            self._hiring.note_failure(pid, exitcode)
+        worker.channel.close()
+        if not worker.is_out_of_reach:
+            worker.join()
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self._workers.remove(worker)
+
+    def _bereave(self, worker: Worker, task: Task, pid: int, exitcode: int | None) -> None:
+        """See what becomes of the task of a dead worker."""
+        unread = worker.channel.unread(task.message)
+        task.deaths += not unread
+        # not if it has got no more than the length: then it may have been killed while it was idle
+        task.dead_readers += 0 < unread < len(task.message) - len(EMPTY)
+        fault = worker.fault
+        if fault is not None:
+            self._fail(task, lambda: fault)
+        elif task.deaths > task.retries:
+            self._fail(task, partial(task.died, pid, exitcode))
+        elif task.dead_readers == _READERS:
+            # It may be what they die of, and would be given out again for ever, before all others.
+            self._fail(task, partial(task.died, pid, exitcode, unread=True))
+        else:
+            self._backlog.put_back(task)
+        worker.task = None
+
+    def _lacks_workers(self) -> bool:
+        """Whether a worker is to be started."""
+        if self._make_end is not None or self._hiring.has_given_up:
+            return False
+        is_wanted = not self._is_closing or self._has_work()
+        return is_wanted and len(self._workers) + len(self._hiring.starting) < self._places
+
+    def _tell_of_start(self, worker: Worker, error: BaseException | None) -> None:
+        """Tell the thread that a worker was started, or was not, in any thread."""
+        self._tell(partial(self._was_started, worker, error))
+
+    def _was_started(self, worker: Worker, error: BaseException | None) -> None:
+        if error is not None:
+            worker.abandon()
+            self._hiring.note_failure(0, None, error)
+        elif worker not in self._workers:
+            self._workers.append(worker)
             self._must_watch_anew = True
-        message = worker.receive_last()
-        if message is not None:
-            self._accept(worker, message)
-        unread = worker.unread()
-        worker.close()
-        pid, exitcode = worker.process.pid or 0, None if worker.has_vanished else worker.exitcode
-        with self._lock:
-            task = worker.task
-            if task is not None:
-                task.deaths += not unread
-                # not if it has got no more than the length: then it may have been killed while it was idle
-                task.dead_readers += 0 < unread < len(task.message) - len(EMPTY)
-                if task.deaths > self._retries:
-                    self._finish(task, False, task.error(pid, exitcode))
-                elif task.dead_readers == _READERS:
-                    # It may be what they die of, and would be given out again for ever, before all others.
-                    self._finish(task, False, task.error(pid, exitcode, unread=True))
-                else:
-                    self._put_back(task)
-                    self._assign()
-            if not worker.is_ready:
-                self._count_failed_start(pid, exitcode)
-            self._fail_if_hopeless()
-        self._replace()
+        self._hiring.starting.discard(worker)

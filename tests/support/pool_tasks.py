@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import resource
 import signal
+import stat
 import sys
+import threading
 import time
-from multiprocessing import active_children
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext, ForkProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import mpbakery
 from support.processes import mapped_memory, state_of
-from support.workers import PATIENCE, begin, expect, wait_until
+from support.workers import PATIENCE, begin, wait_until
 
 #: To the test, and from it; every worker has the same.
 _reports: Connection | None = None
@@ -90,6 +93,30 @@ def exit_at_once(code: int) -> None:
     os._exit(code)
 
 
+def stop_at_two(number: int) -> int:
+    if number == 2:
+        raise StopIteration(number)
+    return number
+
+
+def take_pipes(what: str) -> str:
+    """Close all descriptors but the first three, and have pipes of one's own in the place of those that were pipes."""
+    descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    pipes = {}
+    for descriptor in descriptors:
+        try:
+            if descriptor > 2 and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                pipes[descriptor] = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        except OSError:
+            pass  # that of the list itself
+    os.closerange(3, max(descriptors) + 1)
+    if what == "replaced":
+        reader, writer = os.pipe()
+        for descriptor, mode in pipes.items():
+            os.dup2(reader if mode == os.O_RDONLY else writer, descriptor)
+    return what
+
+
 def exit_at_three(number: int) -> int:
     if number == 3:
         os._exit(4)
@@ -98,6 +125,18 @@ def exit_at_three(number: int) -> int:
 
 def tell_and_make_bytes(size: int) -> bytes:
     report(size)
+    return bytes(size)
+
+
+def wait_and_make(size: int) -> bytes:
+    """Make bytes, not at once."""
+    time.sleep(0.01)
+    return bytes(size)
+
+
+def wait_and_make_bytes(size: int) -> bytes:
+    report(size)
+    pass_gate()
     return bytes(size)
 
 
@@ -135,7 +174,7 @@ def know_in_two(*knowledge: Any) -> None:
     os.fork()
 
 
-def tell_and_be_interrupted(size: int) -> bytes:
+def wait_and_be_interrupted(size: int) -> bytes:
     """Return so many bytes, and have a signal handler raise, SIGUSR1's, even if that is after it."""
 
     def interrupt(_number: int, _frame: object) -> None:
@@ -143,7 +182,12 @@ def tell_and_be_interrupted(size: int) -> bytes:
         raise ValueError("in the middle of whatever")
 
     signal.signal(signal.SIGUSR1, interrupt)
-    return tell_and_make_bytes(size)
+    return wait_and_make_bytes(size)
+
+
+def wait_a_moment(item: Any) -> Any:
+    time.sleep(0.05)
+    return item
 
 
 def dawdle(seconds: float) -> float:
@@ -178,6 +222,36 @@ def have_a_pool(number: int) -> int:
         return result
 
 
+class Liar:
+    """An iterable that says that it has another length."""
+
+    def __init__(self, length: int, items: Iterable[Any]) -> None:
+        self._length = length
+        self._items = items
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._items)
+
+
+class SlowArrival:
+    """Is unpickled only when the gate is open."""
+
+    gate: ClassVar[threading.Event]
+    is_there: ClassVar[threading.Event] = threading.Event()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return SlowArrival.arrive, ()
+
+    @staticmethod
+    def arrive() -> None:
+        """Wait for the gate."""
+        SlowArrival.is_there.set()
+        assert SlowArrival.gate.wait(PATIENCE)
+
+
 class Unpicklable:
     """Cannot be pickled."""
 
@@ -210,99 +284,3 @@ def kill_at_once(*pids: int) -> None:
 
 def wait_for_death(pid: int) -> None:
     wait_until(lambda: state_of(pid) in {"", "X", "Z"}, f"the end of process {pid}")
-
-
-# --- Processes that have a pool ------------------------------------------------------------------------------------
-
-
-def own_a_pool(connection: Connection, context: BaseContext) -> None:
-    """Have a pool of three whose last worker is busy, and wait to be killed."""
-    reports, theirs = context.Pipe(duplex=False)
-    gate, _ours = context.Pipe(duplex=False)
-    pool = mpbakery.Pool(3, know, (theirs, gate, ""), context=context)
-    pids = [worker.pid for worker in pool._pool]  # type: ignore[attr-defined]
-    first = [pool.apply_async(tell_and_wait, (None,)) for _ in pids]
-    for _ in pids:
-        expect(reports)
-    last = pids[-1]
-    os.write(_ours.fileno(), bytes(len(pids)))
-    for result in first:
-        result.get()
-    busy = None
-    while busy != last:
-        result = pool.apply_async(tell_and_wait, (None,))
-        busy, _ = expect(reports)
-        if busy != last:
-            os.write(_ours.fileno(), b".")
-            result.get()
-    connection.send((pids, last))
-    signal.pause()
-
-
-def interrupted_in_the_middle(connection: Connection, context: BaseContext) -> None:
-    """Get a KeyboardInterrupt while a map is under way."""
-    os.setsid()  # the test interrupts all this by its group
-    reports, theirs = context.Pipe(duplex=False)
-    gate, _ours = context.Pipe(duplex=False)
-    with mpbakery.Pool(2, know, (theirs, gate, ""), context=context) as pool:
-        result = pool.map_async(tell_and_wait, range(10))
-        expect(reports)
-        expect(reports)
-        try:
-            connection.send(None)
-            result.get()
-        except KeyboardInterrupt:
-            connection.send("interrupted")
-
-
-def lose_workers_unseen(connection: Connection, context: BaseContext) -> None:
-    """Have workers die whose ends the system tells nobody; send what comes of it, and what waiting costs then (s)."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with mpbakery.Pool(1, begin, context=context) as pool:
-        error = None
-        try:
-            pool.apply(exit_at_once, (3,))
-        except mpbakery.WorkerDiedError as caught:
-            error = caught
-        kill_at_once(pool.apply(os.getpid))
-        result = pool.apply(square, (3,))
-        before = time.process_time()
-        time.sleep(0.3)
-        connection.send((error, result, len(active_children()), time.process_time() - before))
-    pool.join()
-
-
-def want_memory(connection: Connection, context: BaseContext, size: int) -> None:
-    """Have no memory for a result that is so large, and send its error, and the result of another task."""
-    with mpbakery.Pool(1, begin, context=context) as pool:
-        pool.apply(square, (3,))
-        limit_memory(size // 2)
-        error = None
-        try:
-            pool.apply(bytes, (size,))
-        except MemoryError as caught:
-            error = caught
-        connection.send((str(error), pool.apply(square, (3,))))
-
-
-def kill_a_worker_of_the_standard_pool(connection: Connection, context: BaseContext, when: str) -> None:
-    """What becomes of multiprocessing's Pool: send whether the result came."""
-    os.setsid()  # the test ends all this by its group
-    reports, theirs = context.Pipe(duplex=False)
-    gate, ours = context.Pipe(duplex=False)
-    pool = context.Pool(2, know, (theirs, gate, ""))
-    results = [pool.apply_async(tell_and_wait, (item,)) for item in range(2)]
-    pids = [expect(reports)[0] for _ in results]
-    if when == "busy":
-        kill_at_once(pids[0])
-        os.write(ours.fileno(), b".")
-    else:
-        os.write(ours.fileno(), b"..")
-        for result in results:
-            result.get()
-        kill_at_once(*pids)
-        results = [pool.apply_async(square, (3,))]
-    for result in results:
-        result.wait(0.7)
-    connection.send([result.ready() for result in results])
-    signal.pause()

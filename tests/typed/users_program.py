@@ -214,6 +214,7 @@ def use_pools(items: Sequence[int]) -> None:
         result: float = pool.apply_async(double, (1,)).get(timeout=10)
         print(result)
         assert_type(list(pool.imap_unordered(double, items, chunksize=2)), list[float])
+        assert_type(pool.starmap_async(double, [(1,), (2,)]).get(), list[float])
     context = mpbakery.get_context("fork")
     with context.Pool(1, retries=0) as pool:
         assert_type(pool, mpbakery.Pool)
@@ -237,6 +238,10 @@ def explain(error: Exception | Warning) -> str:
         assert_type((error.function, error.index, error.items), tuple[str, int, int | None])
         assert_type((error.pid, error.exitcode, error.signal), tuple[int, int | None, int | None])
         return f"{error.tries} {error.given_up} {error.unread}"
+    if isinstance(error, mpbakery.TransferError):
+        assert_type((error.what, error.name, error.text, error.reason), tuple[str, str, str, str])
+    if isinstance(error, mpbakery.PoolTerminatedError):
+        return str(error)
     if isinstance(error, mpbakery.OwnerDiedWarning):
         assert_type((error.lock, error.pid, error.thread), tuple[str, int, int])
         return f"{error.process} {error.held:.3f}"

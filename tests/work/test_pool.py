@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import gc
+import multiprocessing
 import os
 import pickle
 import random
@@ -25,9 +27,23 @@ import pytest
 import mpbakery
 from mpbakery import WorkerDiedError
 from mpbakery._work.channel import message_of
+from support.namespaces import in_new_pid_namespace
+from support.pool_owners import (
+    import_while_forking,
+    interrupted_in_the_middle,
+    kill_a_worker_of_the_standard_pool,
+    lack_memory,
+    lose_workers_unseen,
+    meet_reused_pid,
+    own_a_pool,
+    want_memory,
+)
+from support.pool_scenes import HeldUp, Scene, close_and_join
 from support.pool_tasks import (
+    Liar,
     Nestable,
     Poison,
+    SlowArrival,
     Unpicklable,
     count_to_death,
     dawdle,
@@ -36,27 +52,25 @@ from support.pool_tasks import (
     exit_at_three,
     fork_and_return,
     have_a_pool,
-    interrupted_in_the_middle,
-    kill_a_worker_of_the_standard_pool,
     kill_at_once,
-    know,
     know_in_two,
     leave_a_child,
     limit_memory,
-    lose_workers_unseen,
     make_poison,
     make_unpicklable,
-    own_a_pool,
     raise_value_error,
     square,
+    stop_at_two,
     subtract,
+    take_pipes,
     tell,
-    tell_and_be_interrupted,
     tell_and_make_bytes,
     tell_and_wait,
+    wait_and_be_interrupted,
+    wait_and_make_bytes,
     wait_for_death,
-    want_memory,
 )
+from support.pool_throwers import ThrowsWhenIterated
 from support.processes import descriptors, state_of
 from support.workers import PATIENCE, Crew, expect, in_thread, in_threads, wait_for_state, wait_until
 
@@ -64,53 +78,6 @@ pytestmark = pytest.mark.timeout(60)
 
 #: More than any pipe holds (bytes).
 LARGE = 50_000_000
-
-
-class Scene:
-    """A pool, what its tasks tell the test, and the gate at which they wait."""
-
-    def __init__(
-        self, context: BaseContext, processes: int = 2, initializer: Any = know, *, forbidden: str = "", **options: Any
-    ) -> None:
-        self._processes = processes
-        self._reports, self._theirs = context.Pipe(duplex=False)
-        self._gate, self._ours = context.Pipe(duplex=False)
-        knowledge = self._theirs, self._gate, forbidden
-        self.pool = mpbakery.Pool(processes, initializer, knowledge, context=context, **options)
-
-    @property
-    def workers(self) -> list[Any]:
-        """The pool's workers."""
-        return list(self.pool._pool)  # type: ignore[attr-defined]
-
-    def reported(self) -> tuple[int, Any]:
-        """Who has come where next: pid and item."""
-        pid, item = expect(self._reports)
-        return pid, item
-
-    def has_reports(self) -> bool:
-        """Whether somebody has told something."""
-        return self._reports.poll(0)
-
-    def let_through(self, count: int) -> None:
-        """Open the gate for so many tasks."""
-        os.write(self._ours.fileno(), bytes(count))
-
-    def ready_workers(self) -> list[int]:
-        """The pids of as many workers as there shall be, as soon as each of them has had a task, and is idle."""
-        count = self._processes
-        results = [self.pool.apply_async(tell_and_wait, (None,)) for _ in range(count)]
-        pids = [self.reported()[0] for _ in range(count)]
-        self.let_through(count)
-        for result in results:
-            result.get(PATIENCE)
-        assert len(set(pids)) == count
-        return pids
-
-    def end(self) -> None:
-        """Terminate the pool."""
-        in_thread(self.pool.terminate)
-        in_thread(self.pool.join)
 
 
 SceneMaker = Callable[..., Scene]
@@ -130,29 +97,6 @@ def scene() -> Iterator[SceneMaker]:
         one.end()
 
 
-def close_and_join(pool: mpbakery.Pool) -> None:
-    pool.close()
-    in_thread(pool.join)
-
-
-class HeldUp:
-    """Keeps the thread that fetches a pool's results in a callback, so that what workers send stays in the pipe."""
-
-    def __init__(self, scene: Scene) -> None:
-        self._go_on = threading.Event()
-        held = threading.Event()
-
-        def hold(_result: object) -> None:
-            held.set()
-            assert self._go_on.wait(PATIENCE)
-
-        scene.pool.apply_async(square, (0,), callback=hold)
-        assert held.wait(PATIENCE)
-
-    def go_on(self) -> None:
-        self._go_on.set()
-
-
 def worker_of(scene: Scene, pid: int) -> Any:
     (worker,) = (worker for worker in scene.workers if worker.pid == pid)
     return worker
@@ -164,6 +108,28 @@ def wait_for_bytes(pipe: int, count: int) -> None:
         lambda: int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder) >= count,
         f"{count} bytes in the pipe",
     )
+
+
+def take_time_in_a_callback(scene: Scene, go_on: threading.Event) -> Any:
+    """Have the thread that delivers wait in a callback."""
+    is_there = threading.Event()
+
+    def wait(_value: object) -> None:
+        is_there.set()
+        assert go_on.wait(PATIENCE)
+
+    result = scene.pool.apply_async(square, (0,), callback=wait)
+    assert is_there.wait(PATIENCE)
+    return result
+
+
+def take_time_to_arrive(scene: Scene, go_on: threading.Event) -> Any:
+    """Have the thread that delivers wait while it unpickles a result."""
+    SlowArrival.gate = go_on
+    SlowArrival.is_there.clear()
+    result = scene.pool.apply_async(SlowArrival)
+    assert SlowArrival.is_there.wait(PATIENCE)
+    return result
 
 
 # --- What multiprocessing's does as well ---------------------------------------------------------------------------
@@ -187,7 +153,7 @@ def test_behaves_as_the_standard_one(ctx: BaseContext, scene: SceneMaker) -> Non
     failed = pool.apply_async(raise_value_error, ("why",), error_callback=called.append)
     with pytest.raises(ValueError, match="why"):
         failed.get(PATIENCE)
-    assert called[1] is failed._value  # type: ignore[attr-defined]
+    assert called[1] is failed._value
     assert len(pool.apply(bytes, (LARGE,))) == LARGE
     assert pool.apply(len, (bytes(LARGE),)) == LARGE
     close_and_join(pool)
@@ -204,6 +170,152 @@ def test_a_long_task_does_not_hold_up_short_ones(fork: BaseContext, scene: Scene
     assert not long.ready()
     play.let_through(1)
     assert long.get(PATIENCE) == "long"
+
+
+@pytest.mark.parametrize("hold", [take_time_in_a_callback, take_time_to_arrive])
+def test_what_takes_its_time_does_not_hold_up_workers(
+    fork: BaseContext, scene: SceneMaker, hold: Callable[[Scene, threading.Event], Any]
+) -> None:
+    """A callback, or the unpickling of a result: results come later, but tasks are given out, also to new workers."""
+    play = scene(fork, 1)
+    go_on = threading.Event()
+    try:
+        first = hold(play, go_on)
+        others = [play.pool.apply_async(tell, (item,)) for item in range(3)]
+        pids = [play.reported()[0] for _ in range(3)]
+        (worker,) = play.pool._pool
+        wait_until(lambda: worker.task is None, "the last result in the pool's hands")
+        kill_at_once(pids[-1])
+        last = play.pool.apply_async(tell, ("last",))
+        assert play.reported()[1] == "last"
+        assert not last.ready()
+    finally:
+        go_on.set()
+    assert [result.get(PATIENCE) for result in (*others, last)] == [0, 1, 2, "last"]
+    first.get(PATIENCE)
+
+
+def test_workers_have_work_while_one_waits_to_be_forked(fork: BaseContext, scene: SceneMaker) -> None:
+    """No worker is forked while a result is being unpickled: not at once."""
+    play = scene(fork, 2)
+    pids = play.ready_workers()
+    go_on = threading.Event()
+    try:
+        take_time_to_arrive(play, go_on)
+        kill_at_once(next(worker.pid for worker in play.workers if worker.task is None))
+        wait_until(lambda: len(play.workers) == 1, "the end of the dead worker")
+        others = [play.pool.apply_async(tell, (item,)) for item in range(5)]
+        assert [play.reported()[1] for _ in others] == list(range(5))
+        assert {worker.pid for worker in play.workers} < set(pids)
+    finally:
+        go_on.set()
+    assert [result.get(PATIENCE) for result in others] == list(range(5))
+
+
+@pytest.mark.parametrize("chunksize", [0, -1, 1.5, "2"])
+def test_what_is_no_chunksize(fork: BaseContext, scene: SceneMaker, chunksize: Any) -> None:
+    pool = scene(fork).pool
+    methods: list[Any] = [pool.map, pool.map_async, pool.starmap, pool.starmap_async, pool.imap, pool.imap_unordered]
+    for method in methods:
+        with pytest.raises((TypeError, ValueError), match=r"^chunksize is .*: give .*how many items make a task"):
+            method(square, [1, 2, 3], chunksize)
+
+
+def test_a_list_that_changes_later(fork: BaseContext, scene: SceneMaker) -> None:
+    """What is mapped is what it was when `map_async` was called."""
+    items = list(range(1000))
+    result = scene(fork).pool.map_async(square, items)
+    items.clear()
+    assert result.get(PATIENCE) == [number * number for number in range(1000)]
+
+
+@pytest.mark.parametrize("length", [0, 3, 7])
+def test_what_is_not_as_long_as_it_says(fork: BaseContext, scene: SceneMaker, length: int) -> None:
+    assert scene(fork).pool.map_async(square, Liar(length, range(5))).get(PATIENCE) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["imap", "imap_unordered"])
+def test_the_iterators_go_on_after_an_error(fork: BaseContext, scene: SceneMaker, kind: str, chunksize: int) -> None:
+    results = getattr(scene(fork).pool, kind)(exit_at_three, range(12), chunksize)
+    seen, errors = [], []
+    while True:
+        try:
+            seen.append(results.next(PATIENCE))
+        except StopIteration:
+            break
+        except WorkerDiedError as error:
+            errors.append((error.index, error.items))
+    lost = range(3 - 3 % chunksize, 3 - 3 % chunksize + chunksize)
+    assert sorted(seen) == [number for number in range(12) if number not in lost]
+    assert errors == [(3 // chunksize, None if chunksize == 1 else chunksize)]
+
+
+def test_a_task_that_says_that_there_are_no_more(fork: BaseContext, scene: SceneMaker) -> None:
+    """StopIteration would end an iterator without a word, or a chunk of a map."""
+    pool = scene(fork).pool
+    for chunksize in (1, 2, 4):
+        with pytest.raises(StopIteration, match="2"):
+            pool.map_async(stop_at_two, range(4), chunksize).get(PATIENCE)
+        for kind in (pool.imap, pool.imap_unordered):
+            with pytest.raises(RuntimeError, match=r"a task has raised StopIteration\(2\)"):
+                list(kind(stop_at_two, range(4), chunksize))
+
+
+def test_an_empty_map(fork: BaseContext, scene: SceneMaker) -> None:
+    called: list[Any] = []
+    pool = scene(fork).pool
+    assert pool.map_async(square, [], callback=called.append).get(PATIENCE) == []
+    assert list(pool.imap(square, [], 2)) == list(pool.imap_unordered(square, [])) == []
+    assert called == [[]]
+
+
+def test_a_recipe_that_extends_the_standard_pool(fork: BaseContext, scene: SceneMaker) -> None:
+    """Programs get an `istarmap` in this way, which takes private parts of the standard library's."""
+    play = scene(fork)
+    assert list(istarmap(play.pool, subtract, [(number, 1) for number in range(5)], 2)) == [-1, 0, 1, 2, 3]
+    assert list(istarmap(play.pool, subtract, [])) == []
+    results = istarmap(play.pool, subtract, iter([(1, 1), 5]))  # no arguments
+    assert next(results) == 0
+    with pytest.raises(TypeError):
+        next(results)
+    results = istarmap(play.pool, subtract, ThrowsWhenIterated("CancelledError", 0))
+    with pytest.raises(asyncio.CancelledError):
+        next(results)
+    results = istarmap(play.pool, dawdle, [(60,)])
+    in_thread(play.pool.terminate)
+    with pytest.raises(mpbakery.PoolTerminatedError):
+        next(results)
+
+
+def test_a_callback_throws_that_a_recipe_has_given_to_the_standard_library(
+    fork: BaseContext, monkeypatch: pytest.MonkeyPatch, scene: SceneMaker
+) -> None:
+    """Its results let out what their callbacks raise."""
+    told: list[type] = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: told.append(arguments.exc_type))
+    called = []
+
+    def call_back(value: object) -> None:
+        called.append(value)
+        raise asyncio.CancelledError
+
+    pool: Any = scene(fork).pool
+    result: Any = standard.ApplyResult(pool, call_back, None)
+    pool._taskqueue.put(([(result._job, 0, square, (3,), {})], None))
+    wait_until(lambda: told, "the error of the callback")
+    assert pool.apply_async(square, (4,)).get(PATIENCE) == 16
+    assert called == [9]
+    assert told == [asyncio.CancelledError]
+
+
+def istarmap(pool: Any, func: Any, iterable: Any, chunksize: int = 1) -> Iterator[Any]:
+    pool._check_running()
+    batches = standard.Pool._get_tasks(func, iterable, chunksize)  # type: ignore[attr-defined]
+    result: Any = standard.IMapIterator(pool)
+    tasks = pool._guarded_task_generation(result._job, standard.starmapstar, batches)  # type: ignore[attr-defined]
+    pool._taskqueue.put((tasks, result._set_length))
+    return (item for chunk in result for item in chunk)
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -237,7 +349,7 @@ def test_a_pool_leaves_nothing_open(fork: BaseContext) -> None:
 def test_a_pool_that_is_forgotten_ends(fork: BaseContext) -> None:
     pool = mpbakery.Pool(2, context=fork)
     assert pool.map(square, [3]) == [9]
-    workers = list(pool._pool)  # type: ignore[attr-defined]
+    workers = list(pool._pool)
     gone = weakref.ref(pool)
     with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
         del pool
@@ -249,18 +361,6 @@ def test_a_pool_that_is_forgotten_ends(fork: BaseContext) -> None:
 def test_a_subclass_may_say_what_its_workers_are(fork: BaseContext) -> None:
     with Nestable(2, context=fork) as pool:
         assert pool.map_async(have_a_pool, range(3)).get(PATIENCE) == [0, 1, 4]
-
-
-@pytest.mark.parametrize(("retries", "error"), [(-1, ValueError), ("x", TypeError), (None, TypeError)])
-def test_what_is_no_number_of_retries(retries: Any, error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"retries is .*: give"):
-        mpbakery.Pool(1, retries=retries)
-
-
-def test_a_standard_pool_that_is_not_as_expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard, "worker", lambda inqueue, outqueue: None)
-    with pytest.raises(mpbakery.MpbakeryError, match=r"pool.worker of Python .* takes inqueue outqueue, instead of"):
-        mpbakery.Pool(1)
 
 
 # --- Idle workers die ----------------------------------------------------------------------------------------------
@@ -298,7 +398,7 @@ def test_killed_while_it_is_sent_a_large_task(fork: BaseContext, scene: SceneMak
     wait_for_state(pid, "T")
     result = play.pool.apply_async(len, (bytes(LARGE),))
     worker = worker_of(play, pid)
-    wait_until(lambda: len(worker.outgoing), "a full pipe")
+    wait_until(lambda: worker.channel.sent, "a full pipe")
     kill_at_once(pid)
     assert result.get(PATIENCE) == LARGE
 
@@ -395,6 +495,38 @@ def test_deaths_that_the_system_does_not_tell(fork: BaseContext, crew: Crew) -> 
     crew.finish(PATIENCE)
 
 
+def test_a_pid_that_was_given_to_another_process(fork: BaseContext, crew: Crew, pid_namespaces: None) -> None:
+    """The worker counts as dead, and terminate() leaves the stranger alone."""
+    ours, theirs = fork.Pipe()
+    crew.start(in_new_pid_namespace, meet_reused_pid, theirs, True)
+    victim, stranger, error, alive = expect(ours)
+    assert stranger == victim
+    assert error.startswith(f"WorkerDiedError: worker {victim} came to an unknown end")
+    assert alive
+    crew.finish(PATIENCE)
+
+
+@pytest.mark.parametrize("what", ["closed", "replaced"])
+def test_a_task_that_takes_its_workers_pipes(fork: BaseContext, scene: SceneMaker, what: str) -> None:
+    """As a library does that makes a daemon. What it opens then may be pipes, with the same numbers."""
+    play = scene(fork, 1)
+    with pytest.raises(WorkerDiedError, match="ended with exit code 1 while it ran"):
+        play.pool.apply_async(take_pipes, (what,)).get(PATIENCE)
+    assert play.pool.apply_async(square, (3,)).get(PATIENCE) == 9
+
+
+@pytest.mark.parametrize("when", ["pickled", "unpickled"])
+def test_a_module_is_imported_while_workers_are_forked(
+    fork: BaseContext, crew: Crew, tmp_path: Path, when: str
+) -> None:
+    """The workers want that module too: none of them may have been forked while a thread holds the lock of it."""
+    (tmp_path / "slow_module.py").write_text("import time\ntime.sleep(0.3)\nclass Result:\n    pass\n")
+    ours, theirs = fork.Pipe()
+    crew.start(import_while_forking, theirs, fork, str(tmp_path), when)
+    assert expect(ours) == ["Result"] * 4
+    crew.finish(PATIENCE)
+
+
 @pytest.mark.parametrize("retries", [1, 2])
 def test_retries(fork: BaseContext, scene: SceneMaker, tmp_path: Path, retries: int) -> None:
     result = scene(fork, retries=retries).pool.apply_async(count_to_death, (str(tmp_path / "runs"), 2))
@@ -438,6 +570,23 @@ def test_a_result_that_is_too_large_for_the_memory_of_the_parent(fork: BaseConte
     crew.finish(PATIENCE)
 
 
+@pytest.mark.serial
+def test_memory_that_lacks_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever needs memory just then may fail; when there is some again, all goes on."""
+    # as many containers are set up: otherwise, each thread has a lot of memory in reserve
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    crew = Crew(multiprocessing.get_context("spawn"))
+    ours, theirs = crew.context.Pipe()
+    crew.start(lack_memory, theirs)
+    kinds, result, threads_live = expect(ours)
+    assert set(kinds) <= {"bytes", "MemoryError", "WorkerDiedError"}
+    assert kinds.count("bytes") > 0
+    assert result == 9
+    assert threads_live
+    crew.finish(PATIENCE)
+    crew.close()
+
+
 # --- Workers die while they send a result --------------------------------------------------------------------------
 
 
@@ -445,16 +594,16 @@ def test_a_result_that_is_too_large_for_the_memory_of_the_parent(fork: BaseConte
 def test_a_result_that_was_sent_counts(fork: BaseContext, scene: SceneMaker, size: int) -> None:
     play = scene(fork, retries=1)
     play.ready_workers()
-    held_up = HeldUp(play)
     for worker in play.workers:
-        fcntl.fcntl(worker.descriptors[1], fcntl.F_SETPIPE_SZ, 1 << 20)
-    result = play.pool.apply_async(tell_and_make_bytes, (size,))
+        fcntl.fcntl(worker.channel.from_worker, fcntl.F_SETPIPE_SZ, 1 << 20)
+    result = play.pool.apply_async(wait_and_make_bytes, (size,))
     pid, _ = play.reported()
-    wait_for_bytes(worker_of(play, pid).descriptors[1], size)
-    # It waits for the next task, and so has sent the message to its last byte.
-    wait_for_state(pid, "S")
-    kill_at_once(pid)
-    held_up.go_on()
+    with HeldUp(play.pool):
+        play.let_through(1)
+        wait_for_bytes(worker_of(play, pid).channel.from_worker, size)
+        # It waits for the next task, and so has sent the message to its last byte.
+        wait_for_state(pid, "S")
+        kill_at_once(pid)
     assert result.get(PATIENCE) == bytes(size)
     assert not play.has_reports()
 
@@ -463,13 +612,14 @@ def test_a_result_that_was_sent_counts(fork: BaseContext, scene: SceneMaker, siz
 def test_killed_while_it_sends_a_large_result(fork: BaseContext, scene: SceneMaker, retries: int) -> None:
     play = scene(fork, retries=retries)
     play.ready_workers()
-    held_up = HeldUp(play)
-    result = play.pool.apply_async(tell_and_make_bytes, (LARGE,))
+    result = play.pool.apply_async(wait_and_make_bytes, (LARGE,))
     pid, _ = play.reported()
-    wait_for_bytes(worker_of(play, pid).descriptors[1], 1)
-    kill_at_once(pid)
-    held_up.go_on()
+    with HeldUp(play.pool):
+        play.let_through(1)
+        wait_for_bytes(worker_of(play, pid).channel.from_worker, 1)
+        kill_at_once(pid)
     if retries:
+        play.let_through(1)
         assert result.get(PATIENCE) == bytes(LARGE)
     else:
         with pytest.raises(WorkerDiedError, match="SIGKILL"):
@@ -506,13 +656,13 @@ def test_interrupted_while_it_sends_a_result(fork: BaseContext, scene: SceneMake
     """By an exception of a signal handler, for which the standard library's worker sends another result."""
     play = scene(fork)
     play.ready_workers()
-    held_up = HeldUp(play)
-    result = play.pool.apply_async(tell_and_be_interrupted, (LARGE,))
+    result = play.pool.apply_async(wait_and_be_interrupted, (LARGE,))
     pid, _ = play.reported()
-    wait_for_bytes(worker_of(play, pid).descriptors[1], 1)
-    os.kill(pid, signal.SIGUSR1)
-    assert play.reported() == (pid, "interrupted")
-    held_up.go_on()
+    with HeldUp(play.pool):
+        play.let_through(1)
+        wait_for_bytes(worker_of(play, pid).channel.from_worker, 1)
+        os.kill(pid, signal.SIGUSR1)
+        assert play.reported() == (pid, "interrupted")
     with pytest.raises(WorkerDiedError, match=f"worker {pid} ended with exit code 1"):
         result.get(PATIENCE)
     assert play.pool.map(square, [3]) == [9]
@@ -592,7 +742,7 @@ def test_a_spell_of_failing_starts(fork: BaseContext, scene: SceneMaker, tmp_pat
     busy, _ = play.reported()
     forbidden.touch()
     kill_at_once(*(pid for pid in pids if pid != busy))
-    wait_until(lambda: [worker.pid for worker in play.workers].count(None) == 2, "two places that stay empty")
+    wait_until(lambda: play.pool._dispatcher._hiring.has_given_up, "two places that stay empty")
     forbidden.unlink()
     play.let_through(1)
     assert result.get(PATIENCE) is None
@@ -706,7 +856,7 @@ def test_workers_killed_at_random_moments(fork: BaseContext, scene: SceneMaker, 
         nonlocal kills
         while not over.is_set():
             time.sleep(choose.uniform(0, 0.02))
-            worker = choose.choice(list(pool._pool) or [None])  # type: ignore[attr-defined]
+            worker = choose.choice(list(pool._pool) or [None])
             if worker is not None and worker.pid is not None and worker.exitcode is None:
                 worker.kill()
                 kills += 1
