@@ -56,7 +56,7 @@ def this_process() -> Process:
     while known is None or known.pid != os.getpid():
         # anew if a handler has forked in the middle of it
         pid = os.getpid()
-        _process = known = Process(pid, _own_start(pid))
+        _process = known = Process(pid, _start_of(pid))
     return known
 
 
@@ -97,8 +97,7 @@ def forget() -> None:
 
 def process_with(pid: int) -> Process:
     """The process that has this pid now."""
-    status = _read_status(pid)
-    return Process(pid, int(status[19]) if status else UNKNOWN_START)
+    return Process(pid, _start_of(pid))
 
 
 def exists(pid: int) -> bool:
@@ -133,7 +132,7 @@ def _is_other(one: int, other: int) -> bool:
     return one != other and one >> kind == other >> kind != 0
 
 
-def _own_start(pid: int) -> int:
+def _start_of(pid: int) -> int:
     try:
         with _descriptor_of(pid) as file, next(map(io.FileIO, map(os.eventfd, (0,)))) as other:
             described, anonymous = os.fstat(file.fileno()), os.fstat(other.fileno())

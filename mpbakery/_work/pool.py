@@ -1,6 +1,7 @@
 """`Pool`: the interface of the standard library's, over a dispatcher that knows which worker has which task.
 
-The threads of a pool refer to an intake, a dispatcher and results, and never to the pool: else nothing would collect it.
+The threads of a pool refer to an intake, a dispatcher and results, and never to the pool: else nothing would collect
+it.
 """
 
 from __future__ import annotations
