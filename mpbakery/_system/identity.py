@@ -56,7 +56,7 @@ def this_process() -> Process:
     while known is None or known.pid != os.getpid():
         # anew if a handler has forked in the middle of it
         pid = os.getpid()
-        _process = known = Process(pid, _start_of(pid))
+        _process = known = Process(pid, _own_start(pid))
     return known
 
 
@@ -97,7 +97,12 @@ def forget() -> None:
 
 def process_with(pid: int) -> Process:
     """The process that has this pid now."""
-    return Process(pid, _start_of(pid))
+    return Process(pid, _own_start(pid))
+
+
+def is_gone(process: Process) -> bool:
+    """Whether its pid is nobody's any more, or another process's: one that was not reaped yet has it still."""
+    return not exists(process.pid) or _is_other(process.start, _own_start(process.pid))
 
 
 def exists(pid: int) -> bool:
@@ -132,7 +137,7 @@ def _is_other(one: int, other: int) -> bool:
     return one != other and one >> kind == other >> kind != 0
 
 
-def _start_of(pid: int) -> int:
+def _own_start(pid: int) -> int:
     try:
         with _descriptor_of(pid) as file, next(map(io.FileIO, map(os.eventfd, (0,)))) as other:
             described, anonymous = os.fstat(file.fileno()), os.fstat(other.fileno())

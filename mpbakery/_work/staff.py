@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Final
 
-from mpbakery._system.identity import Process, is_dead, process_with
+from mpbakery._system.identity import Process, is_gone, process_with
 from mpbakery._work.channel import Channel
 from mpbakery._work.doors import attempt
 from mpbakery._work.task import Task
@@ -132,7 +132,7 @@ class Worker:
     def exitcode(self) -> int | None:
         """The exit code, None while the process lives."""
         code = self.process.exitcode
-        if code is None and self._identity is not None and is_dead(self._identity):
+        if code is None and self._identity is not None and is_gone(self._identity):
             code = self.process.exitcode  # it may have died since we asked
             if code is None:
                 code = self._look_for_exitcode()
