@@ -354,10 +354,10 @@ def lack_memory(connection: Connection) -> None:
     """Take all memory for a moment, while results come; send the kinds of what came, and whether the pool goes on."""
     pool = mpbakery.Pool(2, begin, context=get_context("fork"))
     pool.map(square, range(10))
-    results = [pool.apply_async(wait_and_make, (20_000,)) for _ in range(100)]
+    results = [pool.apply_async(wait_and_make, (20_000,)) for _ in range(300)]  # longer than the spell
     limit_memory(3_000_000)
     hog: list[bytearray] = []
-    for size in (1 << 16, 400, 16):
+    for size in (1 << 16, 400):  # with the last bytes gone, CPython itself ends the process now and then
         try:
             while True:
                 hog.append(bytearray(size))
