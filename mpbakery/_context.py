@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from mpbakery._primitives.barrier import Barrier
 from mpbakery._primitives.condition import Condition
 from mpbakery._primitives.event import Event
-from mpbakery._primitives.lock import Lock
+from mpbakery._primitives.lock import TENURE, Lock
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.semaphore import BoundedSemaphore, Semaphore
 from mpbakery._primitives.shared import DEFAULT_SLOTS
@@ -32,13 +32,27 @@ S = TypeVar("S", bound="Factories")
 class Factories(BaseContext):
     """What a context makes. `install` puts these functions into multiprocessing's own contexts as well."""
 
-    def Lock(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, robust: bool = True) -> Lock:  # type: ignore[override]
+    def Lock(  # type: ignore[override]
+        self,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        name: str | None = None,
+        robust: bool = True,
+        tenure: float = TENURE,
+    ) -> Lock:
         """A lock that is not recursive."""
-        return Lock(slots=slots, name=name, robust=robust, ctx=self.get_context())
+        return Lock(slots=slots, name=name, robust=robust, tenure=tenure, ctx=self.get_context())
 
-    def RLock(self, *, slots: int = DEFAULT_SLOTS, name: str | None = None, robust: bool = True) -> RLock:  # type: ignore[override]
+    def RLock(  # type: ignore[override]
+        self,
+        *,
+        slots: int = DEFAULT_SLOTS,
+        name: str | None = None,
+        robust: bool = True,
+        tenure: float = TENURE,
+    ) -> RLock:
         """A recursive lock."""
-        return RLock(slots=slots, name=name, robust=robust, ctx=self.get_context())
+        return RLock(slots=slots, name=name, robust=robust, tenure=tenure, ctx=self.get_context())
 
     def Condition(self, lock: Any = None, *, slots: int = DEFAULT_SLOTS, name: str | None = None) -> Condition:  # type: ignore[override]
         """A condition variable, with a recursive lock of its own unless one is given."""
@@ -111,54 +125,78 @@ class Factories(BaseContext):
         return values.RawArray(typecode_or_type, size_or_initializer, ctx=self.get_context())
 
     @overload  # type: ignore[override]
-    def Value(self, typecode_or_type: Integer, *args: Any, lock: OrTrue = True) -> Synchronized[int]: ...
+    def Value(
+        self, typecode_or_type: Integer, *args: Any, lock: OrTrue = True, tenure: float = TENURE
+    ) -> Synchronized[int]: ...
     @overload
-    def Value(self, typecode_or_type: Float, *args: Any, lock: OrTrue = True) -> Synchronized[float]: ...
+    def Value(
+        self, typecode_or_type: Float, *args: Any, lock: OrTrue = True, tenure: float = TENURE
+    ) -> Synchronized[float]: ...
     @overload
-    def Value(self, typecode_or_type: str, *args: Any, lock: OrTrue = True) -> Synchronized[Any]: ...
+    def Value(
+        self, typecode_or_type: str, *args: Any, lock: OrTrue = True, tenure: float = TENURE
+    ) -> Synchronized[Any]: ...
     @overload
-    def Value(self, typecode_or_type: type[_SimpleCData[T]], *args: Any, lock: OrTrue = True) -> Synchronized[T]: ...
+    def Value(
+        self, typecode_or_type: type[_SimpleCData[T]], *args: Any, lock: OrTrue = True, tenure: float = TENURE
+    ) -> Synchronized[T]: ...
     @overload
-    def Value(self, typecode_or_type: type[C], *args: Any, lock: OrTrue = True) -> SynchronizedBase[C]: ...
+    def Value(
+        self, typecode_or_type: type[C], *args: Any, lock: OrTrue = True, tenure: float = TENURE
+    ) -> SynchronizedBase[C]: ...
     @overload
-    def Value(self, typecode_or_type: type[C], *args: Any, lock: Literal[False]) -> C: ...
+    def Value(self, typecode_or_type: type[C], *args: Any, lock: Literal[False], tenure: float = TENURE) -> C: ...
     @overload
-    def Value(self, typecode_or_type: str | type[C], *args: Any, lock: bool | AnyLock = True) -> Any: ...
-    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
+    def Value(
+        self, typecode_or_type: str | type[C], *args: Any, lock: bool | AnyLock = True, tenure: float = TENURE
+    ) -> Any: ...
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True, tenure: float = TENURE) -> Any:
         """A shared ctypes object with a lock."""
-        return values.Value(typecode_or_type, *args, lock=lock, ctx=self.get_context())
+        return values.Value(typecode_or_type, *args, lock=lock, tenure=tenure, ctx=self.get_context())
 
     @overload  # type: ignore[override]
     def Array(
-        self, typecode_or_type: Integer, size_or_initializer: Content, *, lock: OrTrue = True
+        self, typecode_or_type: Integer, size_or_initializer: Content, *, lock: OrTrue = True, tenure: float = TENURE
     ) -> SynchronizedArray[int]: ...
     @overload
     def Array(
-        self, typecode_or_type: Float, size_or_initializer: Content, *, lock: OrTrue = True
+        self, typecode_or_type: Float, size_or_initializer: Content, *, lock: OrTrue = True, tenure: float = TENURE
     ) -> SynchronizedArray[float]: ...
     @overload
     def Array(
-        self, typecode_or_type: Character, size_or_initializer: Content, *, lock: OrTrue = True
+        self, typecode_or_type: Character, size_or_initializer: Content, *, lock: OrTrue = True, tenure: float = TENURE
     ) -> SynchronizedString: ...
     @overload
     def Array(
-        self, typecode_or_type: str, size_or_initializer: Content, *, lock: OrTrue = True
+        self, typecode_or_type: str, size_or_initializer: Content, *, lock: OrTrue = True, tenure: float = TENURE
     ) -> SynchronizedArray[Any]: ...
     @overload
     def Array(
-        self, typecode_or_type: type[_SimpleCData[T]], size_or_initializer: Content, *, lock: OrTrue = True
+        self,
+        typecode_or_type: type[_SimpleCData[T]],
+        size_or_initializer: Content,
+        *,
+        lock: OrTrue = True,
+        tenure: float = TENURE,
     ) -> SynchronizedArray[T]: ...
     @overload
     def Array(
-        self, typecode_or_type: type[C], size_or_initializer: Content, *, lock: Literal[False]
+        self, typecode_or_type: type[C], size_or_initializer: Content, *, lock: Literal[False], tenure: float = TENURE
     ) -> ctypes.Array[C]: ...
     @overload
     def Array(
-        self, typecode_or_type: str | type[C], size_or_initializer: Content, *, lock: bool | AnyLock = True
+        self,
+        typecode_or_type: str | type[C],
+        size_or_initializer: Content,
+        *,
+        lock: bool | AnyLock = True,
+        tenure: float = TENURE,
     ) -> Any: ...
-    def Array(self, typecode_or_type: Any, size_or_initializer: Content, *, lock: Any = True) -> Any:
+    def Array(
+        self, typecode_or_type: Any, size_or_initializer: Content, *, lock: Any = True, tenure: float = TENURE
+    ) -> Any:
         """A shared ctypes array with a lock."""
-        return values.Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+        return values.Array(typecode_or_type, size_or_initializer, lock=lock, tenure=tenure, ctx=self.get_context())
 
     @overload  # type: ignore[override]
     def get_context(self: S, method: None = None) -> S: ...

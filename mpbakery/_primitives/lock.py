@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 import warnings
@@ -16,10 +17,12 @@ from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, Told
 from mpbakery._primitives.snapshot import Owner, Statistics
 from mpbakery._protocol.bakery import Bakery
 from mpbakery._system import names
-from mpbakery._system.layout import LOCK, OWNER
+from mpbakery._system.layout import INDEX, LOCK, OWNER
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import Memory
 
+#: The tenure of a lock unless told otherwise (s).
+TENURE: Final = 0.0005
 #: What is wrong at one moment and may not be at the next.
 _WANTS: Final = (RecursionError, MemoryError)
 #: After so many errors that signal handlers hardly ever raise, they are none of theirs.
@@ -38,6 +41,9 @@ class Lock(Bakery, Shared):
         name: what messages call the lock, at most 64 bytes of UTF-8; made up if None.
         robust: whether the lock is taken over from an owner that died; if not, it stays locked until somebody
             releases it.
+        tenure: for how many seconds, from when it has come in by the line, a thread may acquire the lock again and
+            again before those who wait in it; 0 for strictly first come, first served. Nobody waits longer than
+            (longest hold + tenure) times the number of processes.
         ctx: a multiprocessing context, as in multiprocessing; the lock goes to processes of every start method.
 
     Raises:
@@ -59,9 +65,10 @@ class Lock(Bakery, Shared):
         slots: int = DEFAULT_SLOTS,
         name: str | None = None,
         robust: bool = True,
+        tenure: float = TENURE,
         ctx: BaseContext | None = None,
     ) -> None:
-        self._create(slots=slots, name=name, robust=robust, ctx=ctx)
+        self._create(slots=slots, name=name, robust=robust, tenure=checked_tenure(tenure), ctx=ctx)
 
     def _set_up(self, machine: ThisMachine) -> None:
         Bakery.__init__(self, self._memory, self._table, machine, self._announcer())
@@ -80,7 +87,8 @@ class Lock(Bakery, Shared):
         """The dead owner that the lock was taken over from, as long as this process holds it; None otherwise."""
         token, owner = self._line.recovered
         memory = self._memory
-        return owner if token and memory.times[memory.words[OWNER]] == token and isinstance(owner, Owner) else None
+        held = memory.words[OWNER] & INDEX
+        return owner if token and memory.times[held] == token and isinstance(owner, Owner) else None
 
     def statistics(self) -> Statistics:
         """Who holds the lock, who waits for it in which order, and what it has seen so far."""
@@ -92,7 +100,7 @@ class Lock(Bakery, Shared):
     def _is_mine(self) -> bool:
         """Whether the calling thread holds the lock."""
         slot = self._seats.slot
-        return slot.index >= 0 and slot.words[OWNER] == slot.held and slot.words[slot.held] != 0
+        return slot.index >= 0 and slot.is_in()
 
     def _describe_owner(self) -> str:
         """The forms of multiprocessing's locks."""
@@ -154,6 +162,24 @@ class Lock(Bakery, Shared):
 
     def _deepen(self, depth: int) -> None:
         """Have it count as acquired so often."""
+
+
+def checked_tenure(tenure: float) -> float:
+    """`tenure` as a float.
+
+    Raises TypeError and ValueError for what is no length of time.
+    """
+    try:
+        seconds = float(tenure) if not isinstance(tenure, (str, bytes, bytearray)) else None
+    except (TypeError, ValueError):
+        seconds = None
+    except OverflowError:
+        seconds = math.inf if tenure > 0 else -math.inf
+    if seconds is None:
+        raise TypeError(f"tenure is {tenure!r}: give seconds as a number, 0 for strictly first come, first served")
+    if not seconds >= 0:
+        raise ValueError(f"tenure is {tenure!r}: give 0 seconds or more, 0 for strictly first come, first served")
+    return seconds
 
 
 def _announce(memory: Memory, frames: int, slot: int, aloud: bool) -> Owner:

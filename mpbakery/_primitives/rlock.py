@@ -13,7 +13,7 @@ from mpbakery._protocol.bakery import Bakery, replaceable
 from mpbakery._protocol.line import Line
 from mpbakery._protocol.seats import Seats, Slot
 from mpbakery._system.fence import pop_release_offset
-from mpbakery._system.layout import ATTENTION, OWNER, RECURSIVE_LOCK, SCRATCH, WORD
+from mpbakery._system.layout import ATTENTION, RECURSIVE_LOCK, SCRATCH, WORD
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import LateWord
 
@@ -123,7 +123,7 @@ class RLock(Lock):
         """
         slot = self._seats.slot
         if slot.index >= 0:
-            if slot.words[OWNER] == slot.held and slot.words[slot.held]:
+            if slot.words[slot.held] and (not slot.attempt or slot.is_in()):
                 # not with append(): a handler that raises behind a call would leave it acquired once too often
                 slot.offsets += _ONCE_MORE
                 return True

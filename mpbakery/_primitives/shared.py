@@ -74,8 +74,9 @@ class Shared:
         robust: bool = True,
         value: int = 0,
         link: bytes = b"",
+        tenure: float = 0.0,
     ) -> None:
-        """Make the memory; `value` and `link` are for the use of whatever this is."""
+        """Make the memory; `value`, `link` and `tenure` are for the use of whatever this is."""
         _check_context(ctx)
         memory = create(
             self._kind,
@@ -85,6 +86,7 @@ class Shared:
             namespace=identity.this_namespace(),
             value=value,
             link=link,
+            tenure=tenure,
             others=len(_known),
         )
         self._adopt(memory)

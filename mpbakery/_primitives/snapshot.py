@@ -13,6 +13,7 @@ from mpbakery._system.layout import (
     ENTERED,
     HELD,
     HIGH,
+    INDEX,
     NUMBERS,
     OWNER,
     PID,
@@ -98,12 +99,12 @@ def read_slot_owner(memory: Memory, slot: int) -> Owner:
 def read_owner(memory: Memory) -> Owner | None:
     """Who holds the lock, None if nobody does."""
     words = memory.words
-    while held := words[OWNER]:
+    while held := words[OWNER] & INDEX:
         since = words[held]
         if not since:
             return None
         owner = read_slot_owner(memory, slot_of(memory.slots, held))
-        if words[OWNER] == held and words[held] == since:
+        if words[OWNER] & INDEX == held and words[held] == since:
             return owner
     return None
 

@@ -106,7 +106,8 @@ def run(settings: Settings, console: Console) -> Result:
     Raises OSError if the system gives no process or descriptor.
     """
     proof = _Proof(settings)
-    lock = mpbakery.Lock(name="halfbaked", ctx=multiprocessing.get_context("fork"))
+    # all are to be served evenly, also of so few lines that a tenure is enough for them
+    lock = mpbakery.Lock(name="halfbaked", tenure=0, ctx=multiprocessing.get_context("fork"))
     expected = 2**settings.forks
     with contextlib.closing(_Family(settings, lock)) as family:
         # Nobody starts before the others: the lock is given to them when all of them wait for it.

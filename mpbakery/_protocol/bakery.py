@@ -4,18 +4,27 @@ Lamport's bakery (A New Solution of Dijkstra's Concurrent Programming Problem, C
 a line. Only the head of that line may write OWNER, the register that says who got the lock last; the lock is free
 while the word that OWNER points at, the HELD word of that slot, is 0. An acquisition through slot i:
 
+    again     only for a while after i has entered:
+              HELD[i] = now                              full fence C
+              OWNER points at HELD[i], and is not CLOSED -> i is in
+              HELD[i] = 0, and to the doorway
     doorway   number[i] = CHOOSING                       full fence A
               is nobody else in the room?                -> i is at the head, without a ticket
               number[i] = 1 + max(number)                full fence B
     wait      until no j in the room has (number[j], j) < (number[i], i)   -> i is at the head
               until *OWNER == 0, or the owner is dead and i takes over
+    close     if OWNER points at another's word:
+              OWNER = OWNER | CLOSED                     full fence D
+              *OWNER != 0: it has come again             -> wait on
     enter     HELD[i] = now; OWNER = HELD[i]; number[i] = IDLE
     release   *OWNER = 0                                 full fence, then wake the new head
     give up   number[i] = IDLE                           full fence, then wake the new head if the lock is free
 
 Why two cannot both be in: two cannot both be at the head (of two, the one whose fence came later has seen the other's
 word, and either waits for it or has the higher ticket), only the head turns a free lock into a held one, and it
-stays the head until that store is visible.
+stays the head until that store is visible. But for the last owner, which may come again: that fills HELD, fences, and
+looks whether OWNER is open, while the head closes OWNER, fences, and looks whether HELD is 0, so that the one whose
+fence came later sees what the other has stored, and stays out.
 
 CHOOSING is less than any ticket, so a process in the doorway counts as ahead of everybody: one that finds itself
 alone is the head already, since whoever comes later sees its CHOOSING and waits. That saves the ticket and fence B.
@@ -31,8 +40,8 @@ The words of a slot, and what they mean (park is independent of them):
     IDLE       0                  either             not contending
     CHOOSING   0                  either             in the doorway, or entering from it
     ticket     0                  either             in line
-    any        t                  no                 entering: about to point OWNER here
-    any        t                  yes                holds the lock since t
+    any        t                  no                 entering: about to point OWNER here; or came again in vain
+    any        t                  yes                holds the lock since t; or comes again, and may have to undo it
 
 Rejected: a plain owner word cleared by the release (above); waking the new head when the lock is entered rather than
 when it is left (a wake and a park more per acquisition); parking everyone but the next in line at once (likewise).
@@ -48,9 +57,9 @@ from typing import Any, Final, TypeVar, cast
 
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP, Line
-from mpbakery._protocol.seats import Claimer, Seats
+from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
-from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
+from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
 
 #: How many seconds an attempt whose time is up may take to claim its thread's slot.
 CLAIM_GRACE: Final = 0.02
@@ -194,7 +203,7 @@ class Bakery:
         return seats
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
-        """Acquire the lock; the order of arrival decides who gets it.
+        """Acquire the lock; the order of arrival decides who gets it, but for the last owner within its tenure.
 
         Args:
             block: whether to wait for the lock; False tries once (and waits at most about a millisecond for processes
@@ -221,20 +230,60 @@ class Bakery:
         in the queue behind.
         """
         deadline: float | None = None
+        nested: object
         if timeout is not None or not block or blocking is not None:
             deadline = deadline_of(block, timeout, blocking, self._clock)
             if deadline == 0 and self._line.is_held() and not self._line.owner_died():
                 return False
+        slot = self._seats.slot
+        if slot.tenure:
+            now = self._clock()
+            # From here to the store of HELD there is no call, nor a jump that is taken (where CPython 3.10 runs
+            # handlers, too): what a handler had acquired in between would seem to be ours, and a child that it had
+            # forked would store into its parent's slot.
+            if now < slot.until and not slot.attempt and not slot.words[slot.held]:
+                words = slot.words
+                held = slot.held
+                generation = slot.generation
+                slot.attempt = RETURNING
+                try:
+                    slot.times[held] = now
+                    # fence C: without it the head of the line could close OWNER and see us outside, and we see it open
+                    if not slot.take():
+                        slot.refence()
+                    # Whoever sees HELD filled, the fence and OWNER open, in this order, is in, whatever comes after.
+                    if words[OWNER] == held:
+                        slot.attempt = generation  # see Slot.attempt
+                        if slot.generation is generation:
+                            words[slot.entered_at] = slot.entered = slot.entered + 1
+                            slot.attempt = NONE
+                            return True
+                    if not slot.lost:
+                        slot.until = 0.0
+                        if slot.times[held] == now:
+                            words[held] = 0
+                        # whoever saw HELD filled, and sleeps, is woken when we stand in line
+                        slot.attempt = NONE
+                    else:
+                        slot.heir = self._seats
+                except BaseException:
+                    # As below: no call, nor a jump that is taken where there is something to undo.
+                    if not slot.lost:
+                        if slot.times[held] == now:
+                            words[held] = 0
+                        slot.attempt = NONE
+                        slot.line.wake_if_free()
+                    raise
         while True:
             slot = self._seats.slot
-            if not slot.busy:
-                nested = False
+            if not slot.attempt:
+                nested = NONE
             else:
                 if not self._make_usable(deadline):
                     return False
                 slot = self._seats.slot
                 if slot.index >= 0:
-                    nested = slot.busy
+                    nested = slot.attempt
                 else:
                     continue
             # From the last look for the slot to the store of CHOOSING there is no call, nor a jump that is taken (where
@@ -243,27 +292,29 @@ class Bakery:
             words = slot.words
             number = slot.number
             token = 0.0
-            recovering = announced = 0
+            announced = 0
             waiter: Waiter | None = None
             try:
-                slot.busy = True
+                slot.attempt = UNDER_WAY
                 generation = slot.generation
                 words[number] = CHOOSING
                 # fence A: without it two processes could both find the room empty
                 if not slot.take():
                     slot.refence()
-                at_head = slot.room == slot.alone
+                at_head = slot.room == slot.alone and (
+                    (words[OWNER] == slot.held and not words[slot.held]) or slot.look(generation, 0) is None
+                )
                 while True:
                     if at_head:
                         order = slot.line.machine.order if waiter is not None else None
                         token = self._clock()
                         # A handler that comes now and sees this knows that its own thread is about to enter. On CPython
                         # 3.10 one that waits without limit would hang, so no jump is taken where nobody is in the way.
-                        slot.deciding = generation
-                        held = slot.held
-                        owner = words[OWNER]
-                        if (owner == recovering or not words[owner]) and slot.generation is generation:
+                        slot.attempt = generation
+                        if slot.generation is generation:
                             words[slot.entered_at] = slot.entered = slot.entered + 1
+                            held = slot.held
+                            slot.until = token + slot.tenure
                             slot.times[held] = token
                             words[OWNER] = held
                             if order is None:
@@ -274,13 +325,16 @@ class Bakery:
                                     words[number] = IDLE
                                 else:
                                     break
-                            slot.deciding = None
-                            if waiter is not None and waiter.recovering:
-                                slot.line.recovered = (token, waiter.death)
-                                words[RECOVERIES] = words[RECOVERIES] + 1
-                            slot.busy = nested
+                            slot.attempt = nested
+                            if waiter is not None:
+                                if order is not None:
+                                    order()  # ATTENTION must not be seen, and cleared, before the line as it is now
+                                words[ATTENTION] = 1  # the head may sleep now, and must hear of the next release
+                                if waiter.recovering:
+                                    slot.line.recovered = (token, waiter.death)
+                                    words[RECOVERIES] = words[RECOVERIES] + 1
                             return True
-                        slot.deciding = None
+                        slot.attempt = UNDER_WAY
                     if waiter is None:
                         waiter = Waiter(slot, deadline)
                         announced = slot.announced
@@ -289,27 +343,25 @@ class Bakery:
                         break
                     at_head = True
                     generation = waiter.generation
-                    recovering = waiter.recovering
                 if not slot.lost:
                     words[number] = IDLE
                 else:
                     slot.heir = self._seats
                     continue
                 slot.announced = announced  # or one that we have interrupted, as a handler, would be told again
-                slot.busy = nested
+                slot.attempt = nested
                 slot.line.wake_if_free()
             except BaseException:
                 # No call before all is undone, nor a jump that is taken (where CPython 3.10 runs handlers, too), so
                 # that no further exception can come in between: it is taken only where no HELD is to be cleared.
                 if not slot.lost:
                     words[number] = IDLE
-                    slot.deciding = None
                     slot.announced = announced
-                    slot.busy = nested
+                    slot.attempt = nested
                     if token and slot.times[slot.held] == token:
                         words[slot.held] = 0
                         slot.left = slot.left + 1
-                    slot.line.wake_if_free(once_more=True)
+                    slot.line.wake_if_free()
                 raise
             return False
 
@@ -362,6 +414,7 @@ class Bakery:
         seats = self._seats
         slot = seats.slot
         slot.lost = True
+        slot.until = 0.0
         slot.generation = object()
         # `with` has looked up what releases before it asked for the lock, and others may have kept it: in the child
         # that must not clear the parent's HELD. The end of the `with` gives nothing back, a `release` is the child's.
@@ -386,7 +439,7 @@ class Bakery:
             # We are a signal handler or a finalizer, in the middle of an attempt of our own thread. It cannot go on
             # before we return, so we take its place: it will see that, and start anew at the doorway, behind us.
             turn = 0
-            while slot.deciding is slot.generation and not line.is_held():
+            while slot.attempt is slot.generation and not slot.is_in():
                 # It was about to enter, and may already have looked whether we came: the lock counts as held by it.
                 now = self._clock()
                 if deadline is not None and now >= deadline:
@@ -394,10 +447,13 @@ class Bakery:
                 line.machine.nap(NAP if deadline is None else deadline - now, turn)
                 turn += 1
             slot.generation = object()
-            slot.deciding = None
+            # No call from here on, so that what is cleared is what the interrupted attempt has stored.
+            if slot.attempt == RETURNING and not slot.lost:
+                slot.words[slot.held] = 0  # it comes again, and leaves it to us to clear that
             if not slot.lost:
                 # it may have been about to park, in a line in which it does not stand any more
                 slot.words[slot.park] = AWAKE
+            slot.attempt = UNDER_WAY
             return True
         claimer = Claimer()
         patience = None if deadline is None else max(deadline, self._clock() + CLAIM_GRACE)

@@ -18,14 +18,17 @@ from mpbakery._system.layout import (
     HELD,
     HIGH,
     IDLE,
+    INDEX,
     LEFT_BY_OTHERS,
     NUMBERS,
     OWNER,
     PARK,
     PARKED,
+    TENURE_AT,
     record_of,
     slot_of,
 )
+from mpbakery._system.native import get_ident
 
 #: A waiter at the head, or next in line, looks after this many seconds whether whom it waits for is alive.
 NAP: Final = 0.05
@@ -39,7 +42,7 @@ class Line(Numbered):
     It has no references back to what holds it, so that a lock is freed as soon as nobody refers to it.
     """
 
-    __slots__ = ("_looked", "machine", "memory", "recovered", "slots", "table", "times", "told")
+    __slots__ = ("_looked", "machine", "memory", "recovered", "slots", "table", "tenure", "times", "told", "waking")
 
     def __init__(
         self, memory: SharedMemory, table: Table, machine: Machine, told: Callable[[int, bool], object]
@@ -50,19 +53,23 @@ class Line(Numbered):
         self.slots = memory.slots
         self.table = table
         self.machine = machine
+        #: for how many seconds who has entered through the line may come again without it
+        self.tenure = memory.times[TENURE_AT]
         #: told(slot, announce) returns who the dead holder behind a slot was, and announces the death; may raise
         self.told = told
         #: who died, and the acquisition (the time in HELD) that took over from it
         self.recovered: tuple[float, object] = (0.0, None)
+        #: for each thread of this process that is about to wake another, the word on which that is parked
+        self.waking: dict[int, int] = {}
         self._looked = -NAP
 
     def is_held(self) -> bool:
         """Whether somebody, dead or alive, holds the lock at this moment."""
-        return self.words[self.words[OWNER]] != 0
+        return self.words[self.words[OWNER] & INDEX] != 0
 
     def is_held_here(self) -> bool:
         """Whether a thread of this process holds the lock."""
-        held = self.words[OWNER]
+        held = self.words[OWNER] & INDEX
         slot = slot_of(self.slots, held)
         return slot >= 0 and self.words[held] != 0 and self.table.is_mine(slot)
 
@@ -75,7 +82,7 @@ class Line(Numbered):
         if not self.memory.robust or (now - self._looked < NAP and not at_once):
             return False
         self._looked = now
-        held = self.words[OWNER]
+        held = self.words[OWNER] & INDEX
         slot = slot_of(self.slots, held)
         return slot >= 0 and self.words[held] != 0 and self.table.is_dead(slot)
 
@@ -89,35 +96,25 @@ class Line(Numbered):
         return high, self.words[HIGH : NUMBERS + high], memoryview(array("Q", alone)) if shortcut else None
 
     def attend(self) -> None:
-        """After the lock became free: wake the head of the line, and see whether ATTENTION is still called for."""
-        self.wake()
-        if not self._deserves_attention():
-            # Cleared first and looked after once more, with a fence between: who parks sets PARK, ATTENTION, and only
-            # then looks whether it must sleep.
-            self.words[ATTENTION] = 0
-            self.machine.new_fence()()
-            if self._deserves_attention():
-                self.words[ATTENTION] = 1
-                self.wake_if_free()  # whoever released in between saw nothing that asked for attention
-
-    def _deserves_attention(self) -> bool:
+        """There is something to be had, and ATTENTION is called for: wake the head of the line."""
         words = self.words
-        return words[FOREIGN] != 0 or any(
-            number and words[record_of(self.slots, slot) + PARK] for slot, number in enumerate(self.numbers())
-        )
+        words[ATTENTION] = 0
+        # Store, fence, look: a head that parks has either seen what there is, or is seen to be parked. And one that
+        # comes later and calls for ATTENTION must not have that cleared behind its back.
+        self.machine.new_fence()()
+        if words[FOREIGN]:
+            words[ATTENTION] = 1
+        self.wake()
 
-    def wake(self, *, once_more: bool = False) -> None:
-        """Wake the head of the line, if it is parked.
-
-        `once_more`: also if somebody else has already seen to that, but may have been suspended before it was done, or
-        cut off by an exception.
-        """
+    def wake(self) -> None:
+        """Wake the head of the line, if it is parked."""
+        interrupted = self.waking.get(get_ident())
+        if interrupted is not None:
+            self.machine.unpark(interrupted)  # we are a signal handler, and whoever was to be waked must not sleep on
         waiting = [(number, slot) for slot, number in enumerate(self.numbers()) if number > CHOOSING]
         if waiting:
             head = min(waiting)
             self._unpark(head[1], AWAKE)
-            if once_more and self.words[ATTENTION]:
-                self.machine.unpark(record_of(self.slots, head[1]) + PARK)
             if len(waiting) > FAR:
                 # the one behind it is next to be the head, and must not find out at the end of a long nap only
                 waiting.remove(head)
@@ -126,22 +123,21 @@ class Line(Numbered):
     def _unpark(self, slot: int, from_above: int) -> None:
         park = record_of(self.slots, slot) + PARK
         if self.words[park] > from_above:
+            thread = get_ident()
+            self.waking[thread] = park
             self.words[park] = AWAKE
             self.machine.unpark(park)
+            self.waking.pop(thread, None)
 
-    def wake_if_free(self, *, once_more: bool = False) -> None:
-        """After a place in line was given up: wake the head if the lock is free, for nobody else will."""
+    def wake_if_free(self) -> None:
+        """After a place in line was given up: whoever is the head now may sleep, and must hear of the next release."""
+        if self.machine.order is not None:
+            self.machine.order()  # ATTENTION must not be seen, and cleared, before the line is seen as it is now
+        self.words[ATTENTION] = 1
+        # Store, fence, look: whoever releases has either done it by now, or will see that ATTENTION is called for.
         self.machine.new_fence()()
         if not self.is_held():
-            self.wake(once_more=once_more)
-
-    def wake_unless_held(self) -> None:
-        """The same, right after a fence, for one who is about to wait.
-
-        If it is a signal handler, its own flow may have been interrupted on the way to wake the head.
-        """
-        if not self.is_held():
-            self.wake(once_more=True)
+            self.attend()
 
     def release_for_another(self, *_exit_arguments: object) -> None:
         """Release a lock that another thread acquired, of this or another process.
@@ -155,7 +151,7 @@ class Line(Numbered):
 
     def _clear_for_another(self) -> bool:
         words = self.words
-        held = words[OWNER]
+        held = words[OWNER] & INDEX
         if not words[held]:
             raise ValueError(
                 f"semaphore or lock released too many times: nobody holds {called(self.memory.name)}; it was released "

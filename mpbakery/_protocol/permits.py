@@ -7,17 +7,16 @@ writes; what can be had is the sum of the former, less the latter, plus what the
     acquire   doorway and wait as in the bakery           -> i is at the head
               until VALUE + sum(GIVEN) > TAKEN
     enter     TAKEN = TAKEN + 1; number[i] = IDLE         full fence, then wake the new head if there is one more
-    release   GIVEN[i] = GIVEN[i] + 1                     full fence, then wake the head if it is HUNGRY
+    release   GIVEN[i] = GIVEN[i] + 1                     full fence, then wake the head if ATTENTION is called for
 
 Why no more get in than there are permits: only the head takes one, and there is one head; it stays the head until its
 store to TAKEN is visible; and a sum of counters that only grow is never more than what was given.
 
-Why no wake-up is lost: the head sets HUNGRY, fence, and looks at the sum; who gives adds to the sum, fence, and looks
-at HUNGRY. One of them sees the other.
+Why no wake-up is lost: the head calls for ATTENTION, fence, and looks at the sum; who gives adds to the sum, fence, and
+looks whether ATTENTION is called for. One of them sees the other.
 
-Whoever becomes the head while it sleeps in line does not know it, and has not set HUNGRY. So whoever leaves the line,
-or goes to its end, sets it too; and since a head that is about to sleep must not be misled by that, looks at the sum
-and clears it again if there is a permit.
+Whoever becomes the head while it sleeps in line does not know it, and has not called for ATTENTION. So whoever leaves
+the line, or goes to its end, does so too, as in the bakery; and looks at the sum, and attends if there is a permit.
 
 Where there is a bound, what is given beyond it is an error of the program. The head throws it away when it takes its
 permit: nobody else could, and a sum above the bound has no other meaning.
@@ -39,15 +38,15 @@ from typing import Any, Final, cast
 from mpbakery._protocol.bakery import Bakery, deadline_of, of_thread, replaceable
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import NAP, Line
-from mpbakery._protocol.seats import Claimer, OnFirstUse, Seats, Slot
+from mpbakery._protocol.seats import NONE, UNDER_WAY, Claimer, OnFirstUse, Seats, Slot
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import (
+    ATTENTION,
     BOUNDED_SEMAPHORE,
     CHOOSING,
     GIVEN,
     HELD,
     HIGH,
-    HUNGRY,
     IDLE,
     KIND_AT,
     RECORD,
@@ -106,32 +105,6 @@ class PermitLine(Line):
         """Whether there is no permit at this moment."""
         return self.permits() <= 0
 
-    def feed(self, *, once_more: bool = False) -> None:
-        """There is a permit: wake the head."""
-        self.words[HUNGRY] = 0
-        # Store, fence, look: a head that parks has either seen this, or will be seen to be parked. And a head that
-        # comes later and is HUNGRY must not have that cleared behind its back.
-        self.machine.new_fence()()
-        self.wake(once_more=once_more)
-
-    def wake_if_free(self, *, once_more: bool = False) -> None:
-        """After a place in line was given up: whoever is the head now may sleep, and must hear of the next permit."""
-        if self.machine.order is not None:
-            self.machine.order()  # HUNGRY must not be seen, and cleared, before the line is seen as it is now
-        self.words[HUNGRY] = 1
-        # Store, fence, look: whoever gives a permit back has either done it by now, or will see that it is waited for.
-        self.machine.new_fence()()
-        if not self.is_held():
-            self.feed(once_more=once_more)
-
-    def wake_unless_held(self) -> None:
-        """The same for one who is about to wait.
-
-        If it is a signal handler, its own flow may have been the head, or may have given a permit and not looked yet
-        who is HUNGRY: then the head that goes on to sleep must notice.
-        """
-        self.wake_if_free(once_more=True)
-
     def owner_died(self, *, at_once: bool = False) -> bool:
         """Nobody owns a permit."""
         return False
@@ -149,23 +122,9 @@ class PermitLine(Line):
 class PermitWaiter(Waiter):
     """An attempt to acquire that has to wait."""
 
-    __slots__ = ("step",)
+    __slots__ = ()
 
     _line: PermitLine
-    _slot: PermitSlot
-
-    def __init__(self, slot: Slot, deadline: float | None) -> None:
-        super().__init__(slot, deadline)
-        #: what `PermitLine.step` has said at the last look
-        self.step = 0
-
-    def _obstacle(self) -> tuple[int, int] | None:
-        line = self._line
-        line.words[HUNGRY] = 1
-        # Store, fence, look: whoever gives a permit back has either done it by now, or will see that it is waited for.
-        line.machine.new_fence()()
-        self.step = line.step(self._slot)
-        return None if self.step else (HUNGRY, 1)
 
     def _grace(self, ahead: list[tuple[int, int]]) -> float:
         """As long as there is a permit for each of those ahead and one more, they are about to go, unless they died."""
@@ -178,7 +137,7 @@ class PermitWaiter(Waiter):
 class PermitSlot(Slot):
     """One thread's slot. Asking for its truth value is the second half of a release."""
 
-    __slots__ = ("others",)
+    __slots__ = ("others", "taking")
 
     line: PermitLine
 
@@ -187,6 +146,27 @@ class PermitSlot(Slot):
         #: so many permits there were in the beginning and were given back through other slots since, or more; not
         #: kept where there is a bound, since those beyond it have to be noticed
         self.others = -UNBOUNDED
+        #: what the head stores in TAKEN when it takes the permit that `look` has seen
+        self.taking = 0
+
+    def look(self, generation: object, recovering: int) -> tuple[int, int] | None:
+        """What is in the way of the head of the line, as a word and what stands in it until then; None if nothing is.
+
+        What this found can change, until the head takes its permit, only by what replaces the `generation` of its
+        place.
+        """
+        words = self.words
+        taken = words[TAKEN]
+        step = 1 if self.others + words[self.entered_at] > taken else self.line.step(self)
+        if not step:
+            words[ATTENTION] = 1
+            # Store, fence, look: whoever gives a permit back has done it by now, or will see that this is called for.
+            self.fence()
+            step = self.line.step(self)
+            if not step:
+                return ATTENTION, 1
+        self.taking = taken + step
+        return None
 
     def __bool__(self) -> bool:
         """Wake the head of the line, if it waits for a permit.
@@ -200,8 +180,8 @@ class PermitSlot(Slot):
             self.free()
         except RuntimeError:
             self.refree()
-        if self.words[HUNGRY]:
-            self.line.feed()
+        if self.words[ATTENTION]:
+            self.line.attend()
         if self.line.bound != UNBOUNDED and self.line.permits() > self.line.bound:
             raise ValueError(TOO_MANY)
         return False
@@ -292,30 +272,30 @@ class PermitBakery(Bakery):
         the queue behind.
         """
         deadline: float | None = None
+        nested: object
         if timeout is not None or not block or blocking is not None:
             deadline = deadline_of(block, timeout, blocking, self._clock)
             if deadline == 0 and self._line.is_held():
                 return False
         while True:
             slot = self._seats.slot
-            if not slot.busy:
-                nested = False
+            if not slot.attempt:
+                nested = NONE
             else:
                 if not self._make_usable(deadline):
                     return False
                 slot = self._seats.slot
                 if slot.index >= 0:
-                    nested = slot.busy
+                    nested = slot.attempt
                 else:
                     continue
             # The rules for calls and jumps are those of Bakery.acquire.
             words = slot.words
             number = slot.number
             taken = False
-            step = 0
             waiter: PermitWaiter | None = None
             try:
-                slot.busy = True
+                slot.attempt = UNDER_WAY
                 generation = slot.generation
                 words[number] = CHOOSING
                 # fence A: without it two processes could both find the room empty
@@ -323,17 +303,18 @@ class PermitBakery(Bakery):
                     slot.refence()
                 at_head = slot.room == slot.alone
                 if at_head:
+                    taking = words[TAKEN] + 1
                     # the slot's GIVEN is where a lock has ENTERED
-                    known = slot.others + words[slot.entered_at]
-                    step = 1 if known > words[TAKEN] else self._line.step(slot)
-                    at_head = step > 0
+                    if slot.others + words[slot.entered_at] < taking:
+                        at_head = slot.look(generation, 0) is None
+                        taking = slot.taking
                 while True:
                     if at_head:
                         order = slot.line.machine.order if waiter is not None else None
                         # Nothing has been taken since the permit was seen: a handler that took one on this thread has
                         # changed the generation, and nobody else is at the head.
                         if slot.generation is generation:
-                            words[TAKEN] = words[TAKEN] + step
+                            words[TAKEN] = taking
                             taken = True
                             if order is None:
                                 words[number] = IDLE
@@ -343,7 +324,7 @@ class PermitBakery(Bakery):
                                     words[number] = IDLE
                                 else:
                                     break
-                            slot.busy = nested
+                            slot.attempt = nested
                             if waiter is None:
                                 return True
                             slot.line.wake_if_free()  # there may be one more, and whoever gave it woke us
@@ -357,25 +338,25 @@ class PermitBakery(Bakery):
                         break
                     at_head = True
                     generation = waiter.generation
-                    step = waiter.step
+                    taking = slot.taking
                 if not slot.lost:
                     words[number] = IDLE
                 else:
                     slot.heir = self._seats
                     continue
-                slot.busy = nested
+                slot.attempt = nested
                 slot.line.wake_if_free()
             except BaseException:
                 # No call before all is undone, nor a jump that is taken (where CPython 3.10 runs handlers, too).
                 if not slot.lost:
                     words[number] = IDLE
-                    slot.busy = nested
+                    slot.attempt = nested
                     if taken:
                         try:
                             self._seats.release()
                         except ValueError:
                             pass  # somebody has given too many meanwhile, and is told
-                    slot.line.wake_if_free(once_more=True)
+                    slot.line.wake_if_free()
                 raise
             return False
 

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from mpbakery._protocol.interfaces import Span
 from mpbakery._protocol.line import Line
 from mpbakery._system.layout import (
     ARRIVED,
     ATTENTION,
+    CLOSED,
     DEADLINE,
     ENTERED,
     HELD,
+    INDEX,
     LEFT_BY_OTHERS,
+    NOBODY,
     NUMBERS,
+    OWNER,
     PARK,
     SCRATCH,
     record_of,
 )
 from mpbakery._system.memory import LateWord
 from mpbakery._system.native import local
+
+# How far the innermost attempt to acquire of a thread has come, as a signal handler finds it: `Slot.attempt`.
+NONE: Final = 0
+UNDER_WAY: Final = 1
+RETURNING: Final = 2  # it comes again: HELD is filled, and may have to be cleared again
 
 
 class Slot:
@@ -34,10 +43,9 @@ class Slot:
         "alone",
         "announced",
         "arrived",
-        "busy",
+        "attempt",
         "claimed_for",
         "deadline",
-        "deciding",
         "entered",
         "entered_at",
         "free",
@@ -55,7 +63,9 @@ class Slot:
         "refence",
         "room",
         "take",
+        "tenure",
         "times",
+        "until",
         "words",
     )
 
@@ -75,19 +85,22 @@ class Slot:
         self.line = line
         self.words = line.words
         self.times = line.times
+        self.tenure = line.tenure
         self.index = -1
         #: what the slot was claimed for: it is this thread's as long as that exists
         self.claimed_for: object = None
-        #: an attempt of this thread is under way; or the thread has no slot yet
-        self.busy = True
+        #: NONE, or how far the innermost attempt of this thread has come; UNDER_WAY as long as the thread has no slot.
+        #: From its last look whether its place was taken to the stores that follow, the `generation` of that place:
+        #: once that is replaced, this says no more that it is about to enter.
+        self.attempt: object = UNDER_WAY
         #: this is a forked child, and the slot its parent's
         self.lost = False
         #: then, what the child has instead, if an attempt that was begun here goes on there
         self.heir: Seats | None = None
         #: replaced by whoever takes the place of the attempt under way: a handler of its own thread, or a fork
         self.generation = object()
-        #: the generation that is between its last look and its entering, None if none is
-        self.deciding: object = None
+        #: until when (monotonic seconds) the thread may come again without standing in line
+        self.until = 0.0
         #: the death that this thread has warned of and not taken over from yet, by the bits in the dead slot's HELD
         self.announced = 0
         #: how many acquisitions this slot has seen, and how many of them are known to have been released
@@ -102,6 +115,11 @@ class Slot:
     def see(self) -> None:
         """Look how many slots are in use, and know how the waiting room looks when only we choose in it."""
         self.high, self.room, self.alone = self.line.view(self.index)
+
+    def is_in(self) -> bool:
+        """Whether the thread, which has a slot, holds the lock."""
+        words = self.words
+        return words[self.held] != 0 and words[OWNER] & INDEX == self.held and self.attempt != RETURNING
 
     def __bool__(self) -> bool:
         """The rest of a release, right after the store that cleared this thread's HELD: wake the next in line.
@@ -132,6 +150,14 @@ class Slot:
             self.line.release_for_another()
         return False
 
+    def fence(self) -> None:
+        """A full fence that leaves the private lock taken, as `free` expects to find it in the next release."""
+        try:
+            self.free()
+        except RuntimeError:
+            pass  # a handler's fence has left it free; what follows is a fence in any case
+        self.take()
+
     def refree(self) -> None:
         """A full fence that leaves the private lock free, as `free` has just found it.
 
@@ -139,6 +165,35 @@ class Slot:
         """
         self.take()
         self.refence()
+
+    def look(self, generation: object, recovering: int) -> tuple[int, int] | None:
+        """What is in the way of the head of the line, as a word and what stands in it until then; None if nothing is.
+
+        What this found can change, until the head enters, only by what replaces the `generation` of its place. Not in
+        its way is the dead owner that it takes over from, the one with the HELD word `recovering`.
+        """
+        words = self.words
+        owner = words[OWNER]
+        last = owner & INDEX
+        since = words[last]
+        if since:
+            if last != recovering:
+                return last, since
+        elif self.tenure and owner not in (self.held, NOBODY) and not owner & CLOSED:
+            # Store, fence, look, as who comes again does, in its HELD and here: at least one of us sees the other. No
+            # call before the store, at which a handler could take our place at the head.
+            order = self.line.machine.order
+            self.attempt = generation
+            if self.generation is generation:
+                words[OWNER] = owner | CLOSED
+            self.attempt = UNDER_WAY
+            if order is not None:
+                order()  # or, if a handler raises, the next head could be one before this is seen, and enter before it
+            self.fence()
+            since = words[last]
+            if since:
+                return last, since
+        return None
 
     def release_for_heir(self) -> None:
         """At the end of a `with` that was begun before the fork, in the child: release what it got, if it did."""
@@ -253,4 +308,4 @@ class Seats(local):
             slot.entered = slot.left = entered
             slot.claimed_for = claimed_for
             slot.index = index
-            slot.busy = False
+            slot.attempt = NONE

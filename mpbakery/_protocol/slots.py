@@ -42,6 +42,7 @@ from mpbakery._system.layout import (
     HELD,
     HIGH,
     IDLE,
+    INDEX,
     LEFT_BY_OTHERS,
     NUMBERS,
     OWNER,
@@ -354,7 +355,7 @@ class SlotTable:
         process = self._process_of(slot)
         if not self._is_gone(process):
             return False
-        holds = words[OWNER] == record + HELD and words[record + HELD] != 0
+        holds = words[OWNER] & INDEX == record + HELD and words[record + HELD] != 0
         since, pid = (words[record + HELD], process.pid) if holds else (0, 0)
         dead, start = process
         # No call from here on, nor a jump that is taken (where CPython 3.10 runs handlers, too). Looked at once more

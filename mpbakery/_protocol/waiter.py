@@ -6,7 +6,18 @@ from typing import Final
 
 from mpbakery._protocol.line import FAR, NAP
 from mpbakery._protocol.seats import Slot
-from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, HIGH, NUMBERS, OWNER, PARKED, PARKED_LONG, slot_of
+from mpbakery._system.layout import (
+    ATTENTION,
+    AWAKE,
+    CHOOSING,
+    HIGH,
+    INDEX,
+    NUMBERS,
+    OWNER,
+    PARKED,
+    PARKED_LONG,
+    slot_of,
+)
 
 #: The longest nap, in seconds, of those close to the head, who may come next within it, and of those far down the line.
 LONG_NAP: Final = 0.2
@@ -24,6 +35,7 @@ class Waiter:
 
     __slots__ = (
         "_arrived",
+        "_at_head",
         "_line",
         "_looked",
         "_rounds",
@@ -46,6 +58,7 @@ class Waiter:
         self.recovering = 0
         self.death: object = None
         self._ticket = 0
+        self._at_head = False
         self._watched = (0, 0)
         self._rounds = 0
         self._arrived = self._looked = self._line.machine.clock()
@@ -64,14 +77,15 @@ class Waiter:
         while not slot.lost:
             if slot.generation is not self.generation and not self._doorway():
                 continue
-            ahead = self._ahead()
+            ahead = [] if self._at_head else self._ahead()
             if ahead:
                 number, place = ahead[-1]
                 going_on = self._pause(NUMBERS + place, number, ahead)
             else:
+                self._at_head = True  # and will be as long as it has this ticket: who comes later draws a higher one
                 if order is not None:
                     order()  # OWNER must not be read before the room: it would be of the time before the last owner
-                obstacle = self._obstacle()
+                obstacle = slot.look(self.generation, self.recovering)
                 if obstacle is None:
                     return HEAD
                 going_on = self._pause(*obstacle, ahead)
@@ -79,17 +93,11 @@ class Waiter:
                 return GAVE_UP
         return LOST
 
-    def _obstacle(self) -> tuple[int, int] | None:
-        """What the head waits for, as a word and what stands in it until then; None if nothing is in its way."""
-        words = self._slot.words
-        held = words[OWNER]
-        since = words[held]
-        return None if not since or held == self.recovering else (held, since)
-
     def _doorway(self) -> bool:
         """Take a ticket; False if a handler took the place in the meantime."""
         slot, words = self._slot, self._slot.words
         self.recovering = 0
+        self._at_head = False
         # No call, nor a jump that is taken (where CPython 3.10 runs handlers, too), between a look at whose the slot is
         # and the store: the CHOOSING of a child that a handler has forked would go into its parent's slot.
         if not slot.lost:
@@ -98,8 +106,7 @@ class Waiter:
         else:
             return False
         # fence A: without it two processes could both scan a room in which neither is choosing yet
-        if not slot.take():
-            slot.refence()
+        slot.fence()
         if words[HIGH] != slot.high:
             slot.see()
         ticket = max(self._line.numbers()) + 1
@@ -107,13 +114,11 @@ class Waiter:
             words[slot.number] = ticket
         else:
             return False
-        # fence B: without it two processes could both look before the other's ticket is visible, and both be heads
-        if not slot.take():
-            slot.refence()
         self._ticket = ticket
         self.generation = generation
-        # If we are a handler, our flow may have been the head of a free lock: whoever is so now must not sleep on.
-        self._line.wake_unless_held()
+        # If we are a signal handler, our flow may have been the head of the line, or on the way to wake that. The fence
+        # in here is B: without it two processes could both look before they see the other's ticket, and both be heads.
+        self._line.wake_if_free()
         return True
 
     def _ahead(self) -> list[tuple[int, int]]:
@@ -183,9 +188,12 @@ class Waiter:
             words[slot.park] = kind
         else:
             return
-        if self._line.machine.order is not None:
-            self._line.machine.order()  # ATTENTION must not be seen before the reason for it
-        words[ATTENTION] = 1
+        # Whoever leaves the line calls for ATTENTION to the next head. And one that waits for ATTENTION to be cleared
+        # has called for it before it looked: doing so once more would hide from it that it was.
+        if not ahead and word != ATTENTION:
+            if self._line.machine.order is not None:
+                self._line.machine.order()  # ATTENTION must not be seen before the reason for it
+            words[ATTENTION] = 1
         # Store, fence, look: whoever lets us go on either has done it by now, or will see that we are parked.
         fence()
         while words[word] == value and slot.generation is self.generation:
@@ -208,7 +216,7 @@ class Waiter:
     def _look_at_obstacle(self) -> bool:
         """The same for the head, which waits for the owner."""
         line, slot = self._line, self._slot
-        held = line.words[OWNER]
+        held = line.words[OWNER] & INDEX
         since = line.words[held]
         if not line.owner_died(at_once=True) or line.words[held] != since or slot.generation is not self.generation:
             return False  # the second: it released, and only then it ended; the third: whoever is the head now is told

@@ -29,10 +29,10 @@ IDENTITY_AT: Final = 4  # two words: the identity of the segment, and which of i
 IDENTITY_BYTES: Final = 16
 NAMESPACE_AT: Final = 6
 NOBODY: Final = 7  # always 0: where OWNER points before the first acquisition
-OWNER: Final = 8  # the HELD word of the slot that entered last; written by the head of the queue alone
+OWNER: Final = 8  # the HELD word of the slot that entered last, with CLOSED or without; the head of the queue writes it
 RECOVERIES: Final = 9  # takeovers from dead owners; written by the owner
 FOREIGN: Final = 10  # not 0 once a thread has released what another had acquired
-ATTENTION: Final = 11  # not 0 if a release has more to do than to clear HELD: somebody is parked, or FOREIGN is set
+ATTENTION: Final = 11  # not 0 if a release has more to do: the head of the queue may be asleep, or FOREIGN is set
 SCRATCH: Final = 12  # two words, cleared by a release in a thread that has no slot
 KIND_AT: Final = 14  # which primitive this is: LOCK …
 VALUE_AT: Final = 15  # in a semaphore: the permits that it was made with; in a barrier: the parties
@@ -40,9 +40,7 @@ NAME_AT: Final = 16  # eight words, UTF-8, zero padded
 NAME_BYTES: Final = 64
 FLAG: Final = 24  # not 0 if an event is set, or a barrier broken
 TAKEN: Final = 25  # how many permits of a semaphore were taken; written by the head of the queue alone
-HUNGRY: Final = 26  # not 0 if the head of a semaphore's queue waits for a permit
-PREV: Final = 27  # the HELD word of the slot that entered before the last; written by the head of the queue alone
-TENURE_AT: Final = 28  # a double: for how many seconds who entered through the line may come again without it
+TENURE_AT: Final = 28  # a double: for how many seconds who has entered through the queue may come again without it
 LINK_AT: Final = 29  # two words: in a condition, the identity of its lock
 HIGH: Final = 31  # how many slots, from slot 0 on, were ever claimed; written under the claim lock
 NUMBERS: Final = 32  # number[slot]: IDLE, CHOOSING, or a ticket
@@ -54,6 +52,10 @@ CHOOSING: Final = 1  # less than any ticket, so that whoever is in the doorway c
 LET_GO: Final = 1
 TURNED_AWAY: Final = 2  # from a barrier that broke
 FIRST_TICKET: Final = 3
+
+#: In OWNER, beside the index of a word: the slot that entered last cannot come again without standing in the queue.
+CLOSED: Final = 1 << 29
+INDEX: Final = CLOSED - 1
 
 # The record of a slot, as offsets from its first word.
 RECORD: Final = 16
@@ -125,8 +127,9 @@ def record_of(slots: int, slot: int) -> int:
     return -(-(NUMBERS + slots + 1) // RECORD) * RECORD + slot * RECORD
 
 
-def slot_of(slots: int, held: int) -> int:
-    """The slot whose HELD word is word `held`; -1 for NOBODY."""
+def slot_of(slots: int, owner: int) -> int:
+    """The slot that OWNER stands for when it is `owner`: the slot of that HELD word; -1 for NOBODY."""
+    held = owner & INDEX
     return (held - record_of(slots, 0)) // RECORD if held != NOBODY else -1
 
 

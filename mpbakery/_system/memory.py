@@ -25,9 +25,9 @@ from mpbakery._system.layout import (
     NOBODY,
     NUMBERS,
     OWNER,
-    PREV,
     SCRATCH,
     SLOTS_AT,
+    TENURE_AT,
     VERSION,
     VERSION_AT,
     WORD,
@@ -55,7 +55,7 @@ class Memory:
         self.slots: int
         self.identity: bytes
         self.namespace: int
-        _, _, self.slots, robust, self.identity, self.namespace, *_, name, _, _, _ = _HEADER.unpack_from(self.mapping)
+        _, _, self.slots, robust, self.identity, self.namespace, *_, name, _, _ = _HEADER.unpack_from(self.mapping)
         self.robust = bool(robust)
         self.name = _text(name)
 
@@ -148,9 +148,9 @@ class LateWord:
 
 _RELEASE: Final = struct.Struct("Q?")
 _EXIT: Final = struct.Struct("Q????")
-#: All that is written when a primitive is made: to TENURE_AT, with zeros between what is named.
+#: All that is written when a primitive is made, with zeros between what is named.
 _HEADER: Final = struct.Struct(
-    f"4Q{IDENTITY_BYTES}s3Q{WORD * (KIND_AT - OWNER - 1)}x2Q{NAME_BYTES}s{WORD * (PREV - FLAG)}xQd{IDENTITY_BYTES}s"
+    f"4Q{IDENTITY_BYTES}s3Q{WORD * (KIND_AT - OWNER - 1)}x2Q{NAME_BYTES}s{WORD * (TENURE_AT - FLAG)}xd{IDENTITY_BYTES}s"
 )
 #: Which of its process's primitives is which.
 _serials: Final = itertools.count(1)
@@ -165,6 +165,7 @@ def create(
     namespace: int,
     value: int = 0,
     link: bytes = b"",
+    tenure: float = 0.0,
     others: int = 0,
 ) -> Memory:
     """New memory; `others` is how many primitives are in use.
@@ -176,7 +177,7 @@ def create(
     try:
         text = padded(name, NAME_BYTES)
         identity = segment.prefix + next(_serials).to_bytes(WORD, "little")
-        header = MAGIC, VERSION, slots, robust, identity, namespace, 0, NOBODY, kind, value, text, NOBODY, 0.0, link
+        header = MAGIC, VERSION, slots, robust, identity, namespace, 0, NOBODY, kind, value, text, tenure, link
         _HEADER.pack_into(segment.mapping, place, *header)
     finally:
         segment.give_back()

@@ -9,6 +9,7 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
+from mpbakery._primitives.lock import TENURE
 from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.shared import needs_descriptor
 from mpbakery._protocol.bakery import OfThread, Replaceable
@@ -84,44 +85,76 @@ def RawArray(typecode_or_type: Any, size_or_initializer: Content, *, ctx: _Conte
 
 
 @overload
-def Value(typecode_or_type: Integer, *args: Any, lock: OrTrue = True, ctx: _Context = None) -> Synchronized[int]: ...
-@overload
-def Value(typecode_or_type: Float, *args: Any, lock: OrTrue = True, ctx: _Context = None) -> Synchronized[float]: ...
-@overload
-def Value(typecode_or_type: str, *args: Any, lock: OrTrue = True, ctx: _Context = None) -> Synchronized[Any]: ...
+def Value(
+    typecode_or_type: Integer, *args: Any, lock: OrTrue = True, tenure: float = TENURE, ctx: _Context = None
+) -> Synchronized[int]: ...
 @overload
 def Value(
-    typecode_or_type: type[_SimpleCData[T]], *args: Any, lock: OrTrue = True, ctx: _Context = None
+    typecode_or_type: Float, *args: Any, lock: OrTrue = True, tenure: float = TENURE, ctx: _Context = None
+) -> Synchronized[float]: ...
+@overload
+def Value(
+    typecode_or_type: str, *args: Any, lock: OrTrue = True, tenure: float = TENURE, ctx: _Context = None
+) -> Synchronized[Any]: ...
+@overload
+def Value(
+    typecode_or_type: type[_SimpleCData[T]],
+    *args: Any,
+    lock: OrTrue = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> Synchronized[T]: ...
 @overload
-def Value(typecode_or_type: type[C], *args: Any, lock: OrTrue = True, ctx: _Context = None) -> SynchronizedBase[C]: ...
+def Value(
+    typecode_or_type: type[C], *args: Any, lock: OrTrue = True, tenure: float = TENURE, ctx: _Context = None
+) -> SynchronizedBase[C]: ...
 @overload
-def Value(typecode_or_type: type[C], *args: Any, lock: Literal[False], ctx: _Context = None) -> C: ...
+def Value(
+    typecode_or_type: type[C], *args: Any, lock: Literal[False], tenure: float = TENURE, ctx: _Context = None
+) -> C: ...
 @overload
-def Value(typecode_or_type: str | type[C], *args: Any, lock: bool | AnyLock = True, ctx: _Context = None) -> Any: ...
-def Value(typecode_or_type: Any, *args: Any, lock: Any = True, ctx: _Context = None) -> Any:
+def Value(
+    typecode_or_type: str | type[C],
+    *args: Any,
+    lock: bool | AnyLock = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
+) -> Any: ...
+def Value(typecode_or_type: Any, *args: Any, lock: Any = True, tenure: float = TENURE, ctx: _Context = None) -> Any:
     """A ctypes object in shared memory, with a lock around each access to it.
 
     Args:
         typecode_or_type: a ctypes type, or a typecode as of the `array` module.
         args: what the type is called with.
         lock: True for an `mpbakery.RLock` of its own, False for none at all (then it is a `RawValue`), or the lock.
+        tenure: in seconds, that of a lock of its own, as for `Lock`.
         ctx: as for `RawValue`.
 
     Raises:
         AttributeError: `lock` is no lock.
         TypeError, OSError: as `RawValue`.
+        TypeError, ValueError: `tenure` is no length of time.
     """
-    return _locked(RawValue(typecode_or_type, *args, ctx=ctx), lock, ctx)
+    return _locked(RawValue(typecode_or_type, *args, ctx=ctx), lock, tenure, ctx)
 
 
 @overload
 def Array(
-    typecode_or_type: Integer, size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+    typecode_or_type: Integer,
+    size_or_initializer: Content,
+    *,
+    lock: OrTrue = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> SynchronizedArray[int]: ...
 @overload
 def Array(
-    typecode_or_type: Float, size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+    typecode_or_type: Float,
+    size_or_initializer: Content,
+    *,
+    lock: OrTrue = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> SynchronizedArray[float]: ...
 @overload
 def Array(
@@ -129,27 +162,55 @@ def Array(
     size_or_initializer: Content,
     *,
     lock: OrTrue = True,
+    tenure: float = TENURE,
     ctx: _Context = None,
 ) -> SynchronizedString: ...
 @overload
 def Array(
-    typecode_or_type: str, size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+    typecode_or_type: str,
+    size_or_initializer: Content,
+    *,
+    lock: OrTrue = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> SynchronizedArray[Any]: ...
 @overload
 def Array(
-    typecode_or_type: type[_SimpleCData[T]], size_or_initializer: Content, *, lock: OrTrue = True, ctx: _Context = None
+    typecode_or_type: type[_SimpleCData[T]],
+    size_or_initializer: Content,
+    *,
+    lock: OrTrue = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> SynchronizedArray[T]: ...
 @overload
 def Array(
-    typecode_or_type: type[C], size_or_initializer: Content, *, lock: Literal[False], ctx: _Context = None
+    typecode_or_type: type[C],
+    size_or_initializer: Content,
+    *,
+    lock: Literal[False],
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> ctypes.Array[C]: ...
 @overload
 def Array(
-    typecode_or_type: str | type[C], size_or_initializer: Content, *, lock: bool | AnyLock = True, ctx: _Context = None
+    typecode_or_type: str | type[C],
+    size_or_initializer: Content,
+    *,
+    lock: bool | AnyLock = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
 ) -> Any: ...
-def Array(typecode_or_type: Any, size_or_initializer: Content, *, lock: Any = True, ctx: _Context = None) -> Any:
+def Array(
+    typecode_or_type: Any,
+    size_or_initializer: Content,
+    *,
+    lock: Any = True,
+    tenure: float = TENURE,
+    ctx: _Context = None,
+) -> Any:
     """A ctypes array in shared memory, with a lock around each access to it: `RawArray` with the lock of `Value`."""
-    return _locked(RawArray(typecode_or_type, size_or_initializer, ctx=ctx), lock, ctx)
+    return _locked(RawArray(typecode_or_type, size_or_initializer, ctx=ctx), lock, tenure, ctx)
 
 
 def _type_of(typecode_or_type: Any) -> Any:
@@ -167,11 +228,11 @@ def _new(kind: Any, ctx: BaseContext | None) -> Any:
     return _rebuild(kind, piece, None)
 
 
-def _locked(value: Any, lock: Any, ctx: BaseContext | None) -> Any:
+def _locked(value: Any, lock: Any, tenure: float, ctx: BaseContext | None) -> Any:
     if lock is False:
         return value
     if lock is None or lock == True:  # noqa: E712 - 1 is as good as True in the standard library
-        lock = RLock(ctx=ctx)
+        lock = RLock(tenure=tenure, ctx=ctx)
     if not hasattr(lock, "acquire"):
         raise AttributeError(f"lock is {lock!r}, which has no method 'acquire': give True, False, or a lock")
     return _synchronized(value, lock)

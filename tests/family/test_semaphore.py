@@ -362,9 +362,9 @@ def test_too_many_given_meanwhile_do_not_hide_an_interruption(
     semaphore.acquire()
     wake = PermitLine.wake_if_free
 
-    def interrupt(line: PermitLine, *, once_more: bool = False) -> None:
-        wake(line, once_more=once_more)
-        if threading.current_thread() is threading.main_thread() and not once_more:
+    def interrupt(line: PermitLine) -> None:
+        wake(line)
+        if threading.current_thread() is threading.main_thread():
             monkeypatch.undo()
             semaphore.release()
             with pytest.raises(ValueError, match="too many"):

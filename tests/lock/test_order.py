@@ -97,8 +97,9 @@ def test_threads_are_contenders_like_processes(crew: Crew, lock: mpbakery.Lock) 
         thread.join()
 
 
-def test_a_newcomer_does_not_barge_in(crew: Crew, lock: mpbakery.Lock) -> None:
-    """Who releases and comes again at once stands behind those who wait."""
+def test_a_newcomer_does_not_barge_in(fork: BaseContext, crew: Crew) -> None:
+    """Where there is no tenure, who releases and comes again at once stands behind those who wait."""
+    lock = mpbakery.Lock(tenure=0, ctx=fork)
     lock.acquire()
     puppets = line_up(crew, lock, 2)
     lock.release()
@@ -169,7 +170,7 @@ def test_a_stopped_holder_keeps_the_lock(crew: Crew, lock: mpbakery.Lock) -> Non
 @pytest.mark.parametrize("workers", [2, 8])
 def test_fairness(fork: BaseContext, crew: Crew, workers: int) -> None:
     """Processes that come again at once are served in turn: about the same number of times, none waits long."""
-    lock, detectors = mpbakery.Lock(ctx=fork), Detectors(fork, workers)
+    lock, detectors = mpbakery.Lock(tenure=0, ctx=fork), Detectors(fork, workers)
     reports = []
     for worker in range(workers):
         ours, theirs = fork.Pipe()

@@ -344,7 +344,9 @@ def keep_slots() -> None:
 
 def keep_place_in_line() -> None:
     """Have an attempt that is interrupted keep its ticket."""
-    _omit(bakery.Bakery, "acquire", "                words[number] = IDLE\n                slot.deciding = None\n")
+    _omit(
+        bakery.Bakery, "acquire", "                words[number] = IDLE\n                slot.announced = announced\n"
+    )
 
 
 def reap_whatever_was_claimed() -> None:

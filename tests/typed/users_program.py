@@ -68,9 +68,9 @@ def tell(statistics: mpbakery.Statistics) -> str:
 
 
 def use_family() -> None:
-    lock = mpbakery.Lock(slots=16, name="ledger", robust=True, ctx=multiprocessing.get_context("fork"))
+    lock = mpbakery.Lock(slots=16, name="ledger", robust=True, tenure=0.001, ctx=multiprocessing.get_context("fork"))
     use_lock(lock)
-    use_lock(mpbakery.RLock())  # whoever takes a lock takes a recursive one
+    use_lock(mpbakery.RLock(tenure=0))  # whoever takes a lock takes a recursive one
     tell(lock.statistics())
 
     semaphore = mpbakery.Semaphore(2)

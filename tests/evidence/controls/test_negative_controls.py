@@ -94,7 +94,7 @@ def test_a_storm_leaves_multiprocessings_lock_held(crew: Crew) -> None:
         (keep_slots, "FirstWith", "SlotsExhausted: handler raises"),
         (keep_place_in_line, "GiveUp", "ticket left: handler raises"),
         (reap_whatever_was_claimed, "ClaimOfADeadSlot", "not held by who thinks so: handler acquires"),
-        (go_on_in_the_parents_slot, "ForkInWith", "left held in the child: handler forks"),
+        (go_on_in_the_parents_slot, "ForkInWithInLine", "left held in the child: handler forks"),
         (leave_for_the_parent, "ForkInFirstWith", "taken away by the child: handler forks"),
     ],
     ids=["leave", "keep slots", "keep place", "reap", "go on", "leave for the parent"],

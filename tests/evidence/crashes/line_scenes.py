@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import mpbakery
 from evidence.crashes.crashes import Scene, Stage
-from mpbakery._system.layout import ATTENTION, HUNGRY, PARK, PID, record_of
+from mpbakery._system.layout import ATTENTION, PARK, PID, record_of
 from support.workers import Puppet, wait_until
 
 L = TypeVar("L", mpbakery.Lock, mpbakery.Semaphore)
@@ -49,12 +49,11 @@ class LineScene(Scene[L]):
         self.put_heir_to_sleep(stage)
         words = stage.shared._memory.words
         park = self._park_of_heir(stage)
-        asking = HUNGRY if isinstance(stage.shared, mpbakery.Semaphore) else ATTENTION
 
         def stops_asleep() -> bool:
             # From time to time it wakes up and looks around: whom the victim meets awake it does not wake.
             stage.heir.stop()
-            if words[park] and words[asking]:
+            if words[park] and words[ATTENTION]:
                 return True
             stage.heir.go_on()
             return False

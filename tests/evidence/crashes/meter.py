@@ -22,7 +22,7 @@ from mpbakery._protocol.interfaces import Claims
 from mpbakery._protocol.slots import SlotTable
 from mpbakery._system import identity, layout
 from mpbakery._system.identity import Process
-from mpbakery._system.layout import HELD, NOBODY, NUMBERS, OWNER, RECORD, WORD, record_of
+from mpbakery._system.layout import HELD, INDEX, NOBODY, NUMBERS, OWNER, RECORD, WORD, record_of
 from mpbakery._system.machine import ThisMachine
 from mpbakery._system.memory import LateWord, Memory
 
@@ -31,7 +31,7 @@ RETURNED = "return"
 
 _HEADER = (
     *("SLOTS_AT", "KIND_AT", "VALUE_AT", "NOBODY", "OWNER", "RECOVERIES", "FOREIGN", "ATTENTION"),
-    *("FLAG", "TAKEN", "HUNGRY", "HIGH"),
+    *("FLAG", "TAKEN", "TENURE_AT", "HIGH"),
 )
 _RECORD = ("PID", "START", "THREAD", "HELD", "ENTERED", "LEFT_BY_OTHERS", "PARK", "ARRIVED", "DEADLINE", "PROCESS_NAME")
 _NAMES_OF_HEADER: dict[int, str] = {getattr(layout, name): name for name in _HEADER}
@@ -112,7 +112,7 @@ class Meter:
 
     def _holds(self) -> bool:
         """Whether this process holds the lock, as the memory's layout defines it."""
-        held = self._words[OWNER]
+        held = self._words[OWNER] & INDEX
         return held != NOBODY and self._words[held] != 0 and self._words[held - HELD] == os.getpid()
 
 

@@ -38,7 +38,7 @@ class HoldRLockTwice(scenes.Hold):
 
     kind = mpbakery.RLock
     # a release that is not the last one clears a word that means nothing, in the same call
-    operations = frozenset({"none", "load OWNER", "store ledger[0]", "store ledger[1]", "clear HELD"})
+    operations = frozenset({"none", "load HELD[2]", "store ledger[0]", "store ledger[1]", "clear HELD"})
 
     def act(self, lock: mpbakery.Lock, ledger: Ledger) -> None:
         """Acquire, write, and release."""

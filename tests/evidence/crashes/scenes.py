@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ class LockScene(LineScene[mpbakery.Lock]):
     """
 
     kind: ClassVar[type[mpbakery.Lock]] = mpbakery.Lock
+    #: for how long who has entered may come again without standing in line (s): for as long as the test takes, or never
+    tenure: float = math.inf
     outcomes: tuple[object, ...] = (False,)
 
     def __init__(self, *arguments: Any) -> None:
@@ -39,7 +42,7 @@ class LockScene(LineScene[mpbakery.Lock]):
 
     def make(self, ctx: BaseContext) -> mpbakery.Lock:
         """A lock."""
-        return self.kind(slots=self.slots, ctx=ctx)
+        return self.kind(slots=self.slots, tenure=self.tenure, ctx=ctx)
 
     def survive(self, stage: Stage[mpbakery.Lock]) -> None:
         """The lead acquires."""
@@ -165,15 +168,65 @@ class Acquire(LockScene):
         lock.acquire()
 
 
-class AcquireAgain(Acquire):
-    """OWNER points at the victim's word already."""
+class AcquireAgain(LockScene):
+    """The victim was the last one that had the lock, and need not stand in line."""
 
-    operations = Acquire.operations - {"store OWNER"}
+    outcomes: tuple[object, ...] = (False, True)
+    operations = frozenset({"none", "store HELD[2]", "load OWNER", "store ENTERED[2]"})
 
     def prepare(self, lock: mpbakery.Lock) -> None:
         """Be the last one that had the lock."""
         lock.acquire()
         lock.release()
+
+    def act(self, lock: mpbakery.Lock, ledger: Ledger) -> None:
+        """Acquire."""
+        lock.acquire()
+
+
+class AcquireAgainInLine(AcquireAgain):
+    """OWNER points at the victim's word already."""
+
+    tenure = 0
+    operations = Acquire.operations - {"store OWNER"}
+
+
+class AcquireAgainInVain(AcquireAgain):
+    """The lead has had the lock since; who comes again finds that out when HELD is filled, and stands in line."""
+
+    operations = Acquire.operations | {"load OWNER"}
+
+    def set_up(self, stage: Stage[mpbakery.Lock]) -> None:
+        """The lead has been in."""
+        with stage.shared:
+            pass
+
+
+class AcquireAgainBeforeHeir(AcquireAgain):
+    """The heir waits for what the victim holds, and sleeps; the victim leaves, and comes again before it."""
+
+    operations = frozenset({"none", "clear HELD", "load ATTENTION", "unpark", "store HELD[2]", "load OWNER"})
+    outcomes: tuple[object, ...] = (True, False, True)
+
+    def prepare(self, lock: mpbakery.Lock) -> None:
+        """Hold the lock."""
+        lock.acquire()
+
+    def set_up(self, stage: Stage[mpbakery.Lock]) -> None:
+        """The heir sleeps in the line, and does not move."""
+        self.freeze_heir(stage)
+
+    def act(self, lock: mpbakery.Lock, ledger: Ledger) -> None:
+        """Release, and acquire."""
+        lock.release()
+        lock.acquire()
+
+    def survive(self, stage: Stage[mpbakery.Lock]) -> None:
+        """The heir has the lock."""
+        stage.victim.await_death()
+        went_on = time.monotonic()
+        stage.heir.go_on()
+        self.inherit(stage, went_on)
 
 
 class AcquireBehindHolder(LockScene):
@@ -357,6 +410,9 @@ SCENES: tuple[type[Scene[Any]], ...] = (
     EndOfThread,
     Acquire,
     AcquireAgain,
+    AcquireAgainInLine,
+    AcquireAgainInVain,
+    AcquireAgainBeforeHeir,
     AcquireBehindHolder,
     TakeOver,
     GiveUp,

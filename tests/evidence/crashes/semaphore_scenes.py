@@ -70,7 +70,7 @@ class TakePermitInLine(TakePermit):
 
     permits = 1
     outcomes: tuple[object, ...] = (1, 0)
-    operations = TakePermit.operations | {"store HUNGRY", "store PARK[2]", "park", "wake up"}
+    operations = TakePermit.operations | {"store ATTENTION", "store PARK[2]", "park", "wake up"}
 
     def set_up(self, stage: Stage[mpbakery.Semaphore]) -> None:
         """The lead has the permit."""
@@ -107,7 +107,7 @@ class GivePermit(SemaphoreScene):
 
     outcomes: tuple[object, ...] = (1, 2)
     # the word that is called ENTERED in a lock
-    operations = frozenset({"none", "store ENTERED[2]", "clear HELD", "load HUNGRY"})
+    operations = frozenset({"none", "store ENTERED[2]", "clear HELD", "load ATTENTION"})
 
     def prepare(self, semaphore: mpbakery.Semaphore) -> None:
         """Have a permit, and have given one back, or it would not show if that was forgotten."""
@@ -135,7 +135,7 @@ class GivePermitToHeir(GivePermit):
 
     permits = 1
     outcomes: tuple[object, ...] = (0, 1)
-    operations = GivePermit.operations | {"store HUNGRY", "store PARK[1]", "unpark"}
+    operations = GivePermit.operations | {"store ATTENTION", "store PARK[1]", "unpark"}
 
     def set_up(self, stage: Stage[mpbakery.Semaphore]) -> None:
         """The heir sleeps in the line, and does not move."""

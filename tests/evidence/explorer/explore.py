@@ -58,6 +58,7 @@ def short_searches(seed: int) -> list[Search]:
     """What is searched on every change, the longest first."""
     exhaustive = [Search("2x2", model) for model in (TOTAL_STORE_ORDER, SEQUENTIAL)]
     exhaustive.append(Search("2x1", PARTIAL_STORE_ORDER))
+    exhaustive += [Search("one comes again", model) for model in MODELS]
     exhaustive.append(Search("semaphore, 2x1", SEQUENTIAL))
     exhaustive += [Search("condition, one of two", SEQUENTIAL), Search("event, two wait", TOTAL_STORE_ORDER)]
     at_random = _at_random(LOCKS, 1_000, seed) + _at_random(SEMAPHORES, 300, seed)
@@ -68,10 +69,10 @@ def short_searches(seed: int) -> list[Search]:
 def long_searches(seed: int) -> list[Search]:
     """What is searched on demand."""
     exhaustive = [Search("2x2", model) for model in (PARTIAL_STORE_ORDER, TOTAL_STORE_ORDER, SEQUENTIAL)]
-    exhaustive += [Search("semaphore, 2x1", model) for model in MODELS]
+    exhaustive += [Search(name, model) for name in ("2x1, tenure", "semaphore, 2x1") for model in MODELS]
     waiting = ("event, two wait", "event, set and cleared", "condition, one of two", "condition, one by one")
     exhaustive += [Search(name, model) for name in waiting for model in MODELS]
-    bounded = [Search("3x1", model, 4) for model in MODELS]
+    bounded = [Search(name, model, 4) for name in ("3x1", "one comes again, three") for model in MODELS]
     bounded += [Search("semaphore, 3x1", model, 2) for model in MODELS]
     names = ("deaths", "a newcomer", "handlers", "event, set by handlers", "condition, raising", "condition, deaths")
     deaths = [Search(name, model, 2) for name in names for model in MODELS]

@@ -13,6 +13,7 @@ from evidence.explorer.simulated.operations import Abort, Violation
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.sharing import Sharing
 from evidence.explorer.simulated.states import footprint, state_of
+from evidence.explorer.simulated.telling import describe, name_of
 from evidence.explorer.simulated.world import World
 
 #: So many executions at random show which words are shared, before a search depth first begins.
@@ -252,6 +253,45 @@ def at_random(
             progress(outcome)
         if world.violation is not None:
             break
+    if outcome.violation is not None:
+        outcome.schedule = schedule_of(scenario, protocol, model, lambda again, _actions: world.trace[len(again.trace)])
+    return outcome
+
+
+def guided(scenario: Scenario, protocol: Protocol, model: str, guide: tuple[str, ...]) -> Outcome:
+    """One execution that is led to where it matters, and goes on there as if nobody interfered.
+
+    Each line of the guide has the number of a process, and how far that goes on: until it is about to do what the rest
+    of the line begins with (`1 load OWNER`), or to its `end`. Or what happens to it: `1 is late`, `1 is killed`, `1 is
+    interrupted` by a handler that acquires, and `1 shows ATTENTION`, where the last one leaves its store buffer.
+    """
+    lines = list(guide)
+    happens = {"is late": "t{}", "is killed": "k{}", "is interrupted": "h{}t"}
+
+    def lead(world: World, actions: list[str]) -> str:
+        while lines:
+            who, _blank, what = lines[0].partition(" ")
+            process = world.processes[int(who)]
+            kind, word, value, _seconds = process.pending
+            about = f"{kind} {name_of(world, word)} := {value}" if word >= 0 else kind
+            if what in happens or what.startswith("shows "):
+                action = happens.get(what, "").format(who)
+                if what.startswith("shows "):
+                    mine = [one for one in actions if one.startswith(f"f{who}.")]
+                    action = next((one for one in mine if describe(world, one).split()[1] == what[6:]), "")
+                lines.pop(0)
+            elif about.startswith(what) or (what == "end" and process.finished):
+                lines.pop(0)
+                continue
+            else:
+                action = who
+            if action not in actions:
+                raise Abort
+            return action
+        return actions[0]
+
+    world = scenario.world(protocol, lead, model)
+    outcome = Outcome(schedules=1, violation=world.run(), steps=len(world.trace))
     if outcome.violation is not None:
         outcome.schedule = schedule_of(scenario, protocol, model, lambda again, _actions: world.trace[len(again.trace)])
     return outcome

@@ -29,20 +29,26 @@ FENCES: Final = {
         "`number[i] = ticket`, and comparing",
         "each looks before the other's ticket is visible: two heads",
     ),
+    "C": Guard(
+        True,
+        "HELD[i] = *now* of who comes again, and looking at OWNER",
+        "it sees OWNER open, and the head sees HELD still 0: two are in",
+    ),
+    "D": Guard(True, "OWNER closed, and looking at HELD", "likewise, seen from the head"),
     "release": Guard(True, "HELD = 0, and looking for somebody to wake", "a waiter that just parks is not woken"),
     "park": Guard(True, "PARK and ATTENTION set, and looking once more", "likewise, seen from the waiter"),
     "give up": Guard(True, "`number[i] = 0`, and looking whether the lock is free", "likewise"),
     "attend": Guard(
         True,
-        "ATTENTION = 0, or HUNGRY = 0 of a semaphore, and looking who is parked",
+        "ATTENTION = 0, and looking whether the head is parked",
         "one that just parked is not woken at later releases",
     ),
     "give": Guard(
         True,
-        "GIVEN of a semaphore counted up, and looking at HUNGRY",
+        "GIVEN of a semaphore counted up, and looking at ATTENTION",
         "a head that just parks is not told of the permit",
     ),
-    "hunger": Guard(True, "HUNGRY = 1, and looking for a permit", "likewise, seen from the head"),
+    "ask": Guard(True, "ATTENTION = 1, and looking for a permit", "likewise, seen from the head"),
     "set": Guard(True, "FLAG = 1 of an event, and looking who waits", "one that just comes to wait is not let go"),
     "wait": Guard(True, "coming to wait for an event, and looking at FLAG", "likewise, seen from the waiter"),
     "head": Guard(
@@ -55,6 +61,11 @@ FENCES: Final = {
         "OWNER → HELD[i], and `number[i] = 0`",
         "the next head does not see that there is an owner: two are in",
     ),
+    "close": Guard(
+        False,
+        "OWNER closed, and `number[i] = 0` of who is interrupted",
+        "OWNER changes under the next head: two are in",
+    ),
     "leave": Guard(
         False,
         "what was written under the lock, and HELD = 0; in a release for another, "
@@ -64,8 +75,8 @@ FENCES: Final = {
     "hint": Guard(False, "PARK, and ATTENTION", "a release takes the hint back and misses the reason"),
     "pass on": Guard(
         False,
-        "`number[i] = 0` of who gives up at a semaphore, and HUNGRY = 1",
-        "who gives a permit sees HUNGRY, but not who is the head now, and wakes somebody else",
+        "`number[i] = 0`, and ATTENTION = 1 for the next head",
+        "who sees ATTENTION does not see who is the head now, and wakes somebody else",
     ),
     "publish": Guard(
         False, "what was written before `set()` of an event, and FLAG = 1", "who sees it set sees old data"
@@ -120,6 +131,24 @@ PATTERNS: Final = [
         r"0:other=0 /\ 1:other=0",
     ),
     Pattern(
+        "The last owner comes again, the head closes OWNER: both go in",
+        (
+            (Store("held", 1), Fence("C"), Load("owner", "owner")),
+            (Store("owner", 2), Fence("D"), Load("held", "held")),
+        ),
+        r"0:owner=1 /\ 1:held=0",
+        (("owner", 1),),
+    ),
+    Pattern(
+        "A head has closed OWNER and is interrupted, the next one enters: OWNER is the old one again",
+        (
+            (Store("owner", 1), Fence("close"), Store("number", 0)),
+            (Load("room", "number"), Fence("head"), Store("owner", 2)),
+        ),
+        r"1:room=0 /\ [owner]=1",
+        (("number", 2),),
+    ),
+    Pattern(
         "One releases, one parks: it sleeps while the lock is free, and nobody has seen it",
         (
             (Store("held", 0), Fence("release"), Load("attention", "attention")),
@@ -146,20 +175,20 @@ PATTERNS: Final = [
         r"1:park=0 /\ [attention]=0",
     ),
     Pattern(
-        "One gives a permit, the head parks: it sleeps beside a permit, and is not seen to be hungry",
+        "One gives a permit, the head parks: it sleeps beside a permit, and nobody has seen it",
         (
-            (Store("given", 1), Fence("give"), Load("hungry", "hungry")),
-            (Store("hungry", 1), Fence("hunger"), Load("given", "given")),
+            (Store("given", 1), Fence("give"), Load("attention", "attention")),
+            (Store("attention", 1), Fence("ask"), Load("given", "given")),
         ),
-        r"0:hungry=0 /\ 1:given=0",
+        r"0:attention=0 /\ 1:given=0",
     ),
     Pattern(
-        "One gives up, one gives a permit: hunger is seen, and the head of before",
+        "One leaves the line, one releases: attention is called for, and goes to the head of before",
         (
-            (Store("number", 0), Fence("pass on"), Store("hungry", 1)),
-            (Load("hungry", "hungry"), Store("hungry", 0), Fence("attend"), Load("head", "number")),
+            (Store("number", 0), Fence("pass on"), Store("attention", 1)),
+            (Load("attention", "attention"), Store("attention", 0), Fence("attend"), Load("head", "number")),
         ),
-        r"1:hungry=1 /\ 1:head=2",
+        r"1:attention=1 /\ 1:head=2",
         (("number", 2),),
     ),
     Pattern(

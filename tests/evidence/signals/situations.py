@@ -11,6 +11,7 @@ import fcntl
 import functools
 import gc
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -71,6 +72,8 @@ class Situation:
     spare = True
     #: what a handler does that does not raise
     handling = "acquires"
+    #: for how long who has entered may come again without standing in line (s): for as long as the test takes, or never
+    tenure = math.inf
     #: whether two handlers may raise at once: CPython 3.10 runs the second where the undoing of an attempt is entered
     bears_two = sys.version_info >= (3, 11)
 
@@ -83,7 +86,8 @@ class Situation:
 
     def prepare(self) -> Operation:
         """Bring the situation about; what is to be struck."""
-        self.lock = self.kind(ctx=self.crew.context, slots=self.users + (self.spare and self.handlers_acquire))
+        slots = self.users + (self.spare and self.handlers_acquire)
+        self.lock = self.kind(ctx=self.crew.context, slots=slots, tenure=self.tenure)
         self.arrange()
         return self.operation()
 
@@ -281,6 +285,51 @@ class ForkInWith(Situation):
             return wrong + [f"{one} in the child" for one in expect(child)]
         except EOFError:
             return [*wrong, "the child does not come through"]
+
+
+# --- In line, where who has been in last would not have to stand there ---------------------------------------------
+
+
+class WithInLine(With):
+    tenure = 0
+
+
+class AcquireInLine(Acquire):
+    tenure = 0
+
+
+class AcquireInLineInTime(AcquireInTime):
+    tenure = 0
+
+
+class TryToAcquireInLine(TryToAcquire):
+    tenure = 0
+
+
+class ForkInWithInLine(ForkInWith):
+    tenure = 0
+
+
+class AfterAnother(Situation):
+    """Another thread has been in since: who comes again finds that out when HELD is filled."""
+
+    users = 3
+
+    def arrange(self) -> None:
+        super().arrange()
+        in_thread(lambda: enter_and_leave(self.lock))
+
+
+class WithAfterAnother(AfterAnother, With):
+    """The same."""
+
+
+class AcquireAfterAnother(AfterAnother, Acquire):
+    """The same."""
+
+
+class ForkInWithAfterAnother(AfterAnother, ForkInWith):
+    """The same."""
 
 
 # --- The first use, which claims a slot ----------------------------------------------------------------------------
@@ -636,6 +685,14 @@ SITUATIONS: Final[dict[str, type[Situation]]] = {
         WithAfterReleaseByAnother,
         ReleaseForAnother,
         ForkInWith,
+        WithInLine,
+        AcquireInLine,
+        AcquireInLineInTime,
+        TryToAcquireInLine,
+        ForkInWithInLine,
+        WithAfterAnother,
+        AcquireAfterAnother,
+        ForkInWithAfterAnother,
         FirstWith,
         ForkInFirstWith,
         FirstAcquire,

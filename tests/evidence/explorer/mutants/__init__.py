@@ -9,8 +9,8 @@ from typing import Final
 
 from evidence.explorer.mutants.condition import CONDITION_MUTANTS
 from evidence.explorer.mutants.event import EVENT_MUTANTS
-from evidence.explorer.mutants.lock import LOCK_MUTANTS
+from evidence.explorer.mutants.lock import LOCK_MUTANTS, TENURE_MUTANTS
 from evidence.explorer.mutants.semaphore import SEMAPHORE_MUTANTS
 from evidence.explorer.mutants.shared import SHARED_MUTANTS
 
-MUTANTS: Final = SHARED_MUTANTS | LOCK_MUTANTS | SEMAPHORE_MUTANTS | EVENT_MUTANTS | CONDITION_MUTANTS
+MUTANTS: Final = SHARED_MUTANTS | LOCK_MUTANTS | TENURE_MUTANTS | SEMAPHORE_MUTANTS | EVENT_MUTANTS | CONDITION_MUTANTS

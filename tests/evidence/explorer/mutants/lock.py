@@ -18,14 +18,11 @@ LOCK_MUTANTS: Final = {
         ),
     ),
     "no fence B": one_change(
-        "3x1",
+        "two behind a holder",
         TOTAL_STORE_ORDER,
-        "waiter",
-        """\
-        if not slot.take():
-            slot.refence()
-        self._ticket""",
-        "        self._ticket",
+        "line",
+        "        self.machine.new_fence()()\n        if not self.is_held():",
+        "        if not self.is_held():",
     ),
     "the place is given up before the owner is set": one_change(
         "2x1",
@@ -68,26 +65,6 @@ LOCK_MUTANTS: Final = {
         while words[word] == value and""",
         "        while words[word] == value and",
     ),
-    "attention called for again without a second look at the line": one_change(
-        "3x1",
-        SEQUENTIAL,
-        "line",
-        "                self.wake_if_free()  # whoever",
-        "                pass  # whoever",
-        bound=3,
-    ),
-    "attention withdrawn without a second look": one_change(
-        "3x1",
-        SEQUENTIAL,
-        "line",
-        """\
-            if self._deserves_attention():
-                self.words[ATTENTION] = 1
-                self.wake_if_free()""",
-        """\
-            if False:
-                pass""",
-    ),
     "a place is kept after giving up": one_change(
         "timeouts",
         SEQUENTIAL,
@@ -97,13 +74,13 @@ LOCK_MUTANTS: Final = {
                 else:
                     slot.heir = self._seats
                     continue
-                slot.announced = announced  # or""",
+                slot.announced = announced""",
         """\
                     pass
                 else:
                     slot.heir = self._seats
                     continue
-                slot.announced = announced  # or""",
+                slot.announced = announced""",
     ),
     "a place is kept after an exception": one_change(
         "raising",
@@ -111,10 +88,8 @@ LOCK_MUTANTS: Final = {
         "bakery",
         """\
                     words[number] = IDLE
-                    slot.deciding = None
                     slot.announced""",
         """\
-                    slot.deciding = None
                     slot.announced""",
     ),
     "the lock is kept after an exception": one_change(
@@ -137,7 +112,17 @@ LOCK_MUTANTS: Final = {
         ),
     ),
     "a handler's place is not noticed before the owner is set": one_change(
-        "handlers twice", SEQUENTIAL, "bakery", " and slot.generation is generation:\n", ":\n"
+        "handlers twice",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                        if slot.generation is generation:
+                            words[slot.entered_at] = slot.entered = slot.entered + 1
+                            held""",
+        """\
+                        if True:
+                            words[slot.entered_at] = slot.entered = slot.entered + 1
+                            held""",
     ),
     "a handler goes on with the ticket that it finds": one_change(
         "handlers, three",
@@ -145,17 +130,15 @@ LOCK_MUTANTS: Final = {
         "bakery",
         """\
             slot.generation = object()
-            slot.deciding = None
-            if not""",
+            # No call from here""",
         """\
-            slot.deciding = None
-            if not""",
+            # No call from here""",
     ),
     "a handler that does not see that its thread is about to enter": one_change(
         "handlers anywhere",
         SEQUENTIAL,
         "bakery",
-        "while slot.deciding is slot.generation and not line.is_held():",
+        "while slot.attempt is slot.generation and not slot.is_in():",
         "while False:",
     ),
     "takeover by one who is not the head": Mutant(
@@ -259,7 +242,10 @@ LOCK_MUTANTS: Final = {
         "released by one whom another released", SEQUENTIAL, "line", "return mark >> 1 if mark & 1 else 0", "return 0"
     ),
     "a handler does not wake whom its own flow was about to wake": one_change(
-        "handlers", SEQUENTIAL, "line", "self.wake(once_more=True)", "self.wake()"
+        "handlers", SEQUENTIAL, "waiter", "        self._line.wake_if_free()\n", ""
+    ),
+    "a handler does not wake once more whom its own flow was about to wake": one_change(
+        "handlers", SEQUENTIAL, "line", "        if interrupted is not None:\n", "        if False:\n"
     ),
     "a handler leaves its flow to sleep in a line in which it does not stand": one_change(
         "handlers twice",
@@ -269,11 +255,23 @@ LOCK_MUTANTS: Final = {
         "                pass\n",
     ),
     "attention may be seen called for before its reason is seen": one_change(
-        "3x1",
+        "one leaves and comes again",
         PARTIAL_STORE_ORDER,
         "waiter",
         "            self._line.machine.order()  # ATTENTION must",
         "            pass  # ATTENTION must",
+        guide=(
+            "1 sleep",
+            "0 load held[0]",
+            "2 load OWNER",
+            "2 fence",
+            "0 enter",
+            "1 load OWNER",
+            "1 fence",
+            "1 shows ATTENTION",
+            "2 sleep",
+            "1 sleep",
+        ),
     ),
     "an acquisition that was undone counts as not released yet": one_change(
         "released after an exception", PARTIAL_STORE_ORDER, "bakery", "slot.left = slot.left + 1", "pass"
@@ -317,13 +315,269 @@ LOCK_MUTANTS: Final = {
         "waiter",
         """\
         self.recovering = 0
+        self._at_head = False
         # No call""",
-        "        # No call",
+        """\
+        self._at_head = False
+        # No call""",
     ),
     "a death is told by one who is not the head any more": one_change(
         "a dead owner, and handlers", SEQUENTIAL, "waiter", " or slot.generation is not self.generation:\n", ":\n"
     ),
     "a death is told once more after a handler that gave up": one_change(
         "a dead owner, and handlers", SEQUENTIAL, "bakery", "                        announced = slot.announced\n", ""
+    ),
+    "a new head that sleeps is not told of: by who has entered": one_change(
+        "3x1",
+        SEQUENTIAL,
+        "bakery",
+        "                                words[ATTENTION] = 1  # the head may sleep now",
+        "                                # the head may sleep now",
+    ),
+    "a new head that sleeps is not told of: by who has given up": one_change(
+        "timeouts",
+        SEQUENTIAL,
+        "line",
+        "        self.words[ATTENTION] = 1\n        # Store, fence, look: whoever",
+        "        # Store, fence, look: whoever",
+    ),
+    "a head that parks does not call for attention": one_change(
+        "2x1", SEQUENTIAL, "waiter", "            words[ATTENTION] = 1\n", ""
+    ),
+    "attention is withdrawn without a fence": one_change(
+        "3x1",
+        TOTAL_STORE_ORDER,
+        "line",
+        """\
+        self.machine.new_fence()()
+        if words[FOREIGN]:""",
+        "        if words[FOREIGN]:",
+        bound=3,
+    ),
+    "attention is withdrawn, and nobody woken": one_change(
+        "2x1",
+        SEQUENTIAL,
+        "line",
+        "            words[ATTENTION] = 1\n        self.wake()\n",
+        "            words[ATTENTION] = 1\n",
+    ),
+    "who has given up does not look whether the lock is free": one_change(
+        "timeouts", SEQUENTIAL, "line", "        if not self.is_held():\n            self.attend()\n", ""
+    ),
+    "who has given up looks whether the lock is free without a fence": one_change(
+        "timeouts",
+        TOTAL_STORE_ORDER,
+        "line",
+        """\
+        self.machine.new_fence()()
+        if not self.is_held():""",
+        "        if not self.is_held():",
+    ),
+    "attention may be seen called for before the place is seen given up": one_change(
+        "one comes again, one gives up",
+        PARTIAL_STORE_ORDER,
+        "line",
+        "            self.machine.order()  # ATTENTION must",
+        "            pass  # ATTENTION must",
+        guide=("1 sleep", "2 sleep", "1 is late", "1 fence", "1 shows ATTENTION", "0 load held[0]", "0 enter", "1 end"),
+    ),
+    "attention may be seen called for before the place of who has entered is seen given up": one_change(
+        "one leaves and comes again",
+        PARTIAL_STORE_ORDER,
+        "bakery",
+        "                                    order()  # ATTENTION must",
+        "                                    pass  # ATTENTION must",
+        guide=(
+            "1 sleep",
+            "2 sleep",
+            "0 load held[0]",
+            "1 load OWNER",
+            "1 order",
+            "1 load held[0]",
+            "0 load OWNER",
+            "0 load HIGH",
+            "0 load OWNER",
+            "0 fence",
+            "1 enter",
+            "1 shows ATTENTION",
+            "0 sleep",
+        ),
+    ),
+}
+
+TENURE_MUTANTS: Final = {
+    "no fence where one comes again": one_change(
+        "2x1, tenure",
+        TOTAL_STORE_ORDER,
+        "bakery",
+        """\
+                    if not slot.take():
+                        slot.refence()
+                    # Whoever""",
+        "                    # Whoever",
+    ),
+    "one comes again though OWNER is closed": one_change(
+        "2x1, tenure", SEQUENTIAL, "bakery", "if words[OWNER] == held:", "if words[OWNER] & ~(1 << 29) == held:"
+    ),
+    "the head does not close OWNER": one_change(
+        "2x1, tenure", SEQUENTIAL, "seats", "                words[OWNER] = owner | CLOSED\n", "                pass\n"
+    ),
+    "no fence where the head closes OWNER": one_change(
+        "2x1, tenure", TOTAL_STORE_ORDER, "seats", "            self.fence()\n            since", "            since"
+    ),
+    "the head does not look once more when it has closed OWNER": one_change(
+        "2x1, tenure",
+        SEQUENTIAL,
+        "seats",
+        """\
+            since = words[last]
+            if since:
+                return last, since
+        return None""",
+        "        return None",
+    ),
+    "one comes again to what it holds": one_change(
+        "again while held, tenure",
+        SEQUENTIAL,
+        "bakery",
+        " and not slot.words[slot.held]:\n            ",
+        ":\n            ",
+    ),
+    "one comes again for ever": one_change(
+        "one comes again and again", SEQUENTIAL, "bakery", "if now < slot.until and not", "if slot.until and not"
+    ),
+    "who has come again in vain leaves HELD filled": one_change(
+        "2x1, tenure",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                        slot.until = 0.0
+                        if slot.times[held] == now:
+                            words[held] = 0
+""",
+        "                        slot.until = 0.0\n",
+    ),
+    "who comes again keeps the lock after an exception": one_change(
+        "raising, tenure",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                    if not slot.lost:
+                        if slot.times[held] == now:
+                            words[held] = 0
+""",
+        "                    if not slot.lost:\n",
+    ),
+    "who comes again wakes nobody after an exception": one_change(
+        "raising, tenure",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                        slot.line.wake_if_free()
+                    raise""",
+        "                    raise",
+    ),
+    "who comes again does not notice that a handler has taken its place": one_change(
+        "handlers, tenure",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                        if slot.generation is generation:
+                            words[slot.entered_at] = slot.entered = slot.entered + 1
+                            slot.attempt""",
+        """\
+                        if True:
+                            words[slot.entered_at] = slot.entered = slot.entered + 1
+                            slot.attempt""",
+    ),
+    "a handler leaves HELD filled of whose place it takes": one_change(
+        "handlers, tenure",
+        SEQUENTIAL,
+        "bakery",
+        "                slot.words[slot.held] = 0  # it comes again, and leaves it to us to clear that\n",
+        "                pass\n",
+    ),
+    "who comes again clears what a handler has got that raised": one_change(
+        "handlers that raise, tenure",
+        SEQUENTIAL,
+        "bakery",
+        """\
+                    if not slot.lost:
+                        if slot.times[held] == now:
+                            words[held] = 0
+                        slot.attempt""",
+        """\
+                    if not slot.lost:
+                        words[held] = 0
+                        slot.attempt""",
+    ),
+    "OWNER is closed by one who is not the head any more": one_change(
+        "handlers, three, tenure",
+        SEQUENTIAL,
+        "seats",
+        "            if self.generation is generation:\n",
+        "            if True:\n",
+        guide=(
+            "2 load OWNER",
+            "1 nap",
+            "2 enter",
+            "2 load held[2]",
+            "1 list",
+            "1 return",
+            "1 is interrupted",
+            "1 leave",
+            "1 load OWNER",
+            "2 end",
+            "1 store OWNER",
+            "0 enter",
+        ),
+    ),
+    "a handler does not see that its thread is about to close OWNER": one_change(
+        "handlers anywhere, tenure",
+        SEQUENTIAL,
+        "seats",
+        "            self.attempt = generation\n            if",
+        "            if",
+    ),
+    "a handler does not see that its thread is about to come again": one_change(
+        "handlers anywhere, tenure",
+        SEQUENTIAL,
+        "bakery",
+        "                        slot.attempt = generation  # see Slot.attempt\n",
+        "",
+    ),
+    "a handler takes one who comes again in vain for the owner": one_change(
+        "handlers anywhere, tenure", SEQUENTIAL, "bakery", "and not slot.is_in():", "and not line.is_held():"
+    ),
+    "a head parks without a ticket": one_change(
+        "2x1, tenure",
+        SEQUENTIAL,
+        "bakery",
+        "                        announced = slot.announced\n",
+        """\
+                        announced = slot.announced
+                        waiter.generation, waiter._at_head = generation, slot.room == slot.alone
+""",
+    ),
+    "a wait is for another value than the one that was tested": one_change(
+        "2x1, tenure",
+        SEQUENTIAL,
+        "waiter",
+        "                going_on = self._pause(*obstacle, ahead)\n",
+        "                going_on = self._pause(obstacle[0], slot.words[obstacle[0]], ahead)\n",
+    ),
+    "a slot is claimed that still stands in OWNER, closed": one_change(
+        "one comes again, and dies",
+        SEQUENTIAL,
+        "slots",
+        "words[OWNER] & INDEX == record + HELD",
+        "words[OWNER] == record + HELD",
+        guide=(
+            "1 store OWNER",
+            "0 enter",
+            "1 sleep",
+            "0 is killed",
+            "2 sleep",
+        ),
     ),
 }

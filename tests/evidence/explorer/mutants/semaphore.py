@@ -9,21 +9,28 @@ from evidence.explorer.protocol import Change
 from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER, SEQUENTIAL, TOTAL_STORE_ORDER
 
 SEMAPHORE_MUTANTS: Final = {
-    "semaphore: a head is not HUNGRY": one_change(
+    "semaphore: a head does not call for attention": one_change(
         "semaphore, given by another",
         SEQUENTIAL,
         "permits",
-        "        line.words[HUNGRY] = 1\n",
+        "            words[ATTENTION] = 1\n",
         "",
     ),
-    "semaphore: no fence between HUNGRY and the look": one_change(
+    "semaphore: no fence between calling for attention and the look": one_change(
         "semaphore, given by another",
         TOTAL_STORE_ORDER,
         "permits",
-        "        line.machine.new_fence()()\n",
+        "            self.fence()\n",
         "",
     ),
-    "semaphore: no fence between what is given and the look at HUNGRY": one_change(
+    "semaphore: a head that parks calls for attention once more": one_change(
+        "semaphore, given by another",
+        SEQUENTIAL,
+        "waiter",
+        "        if not ahead and word != ATTENTION:\n",
+        "        if not ahead:\n",
+    ),
+    "semaphore: no fence between what is given and the look at ATTENTION": one_change(
         "semaphore, given by another",
         TOTAL_STORE_ORDER,
         "permits",
@@ -35,21 +42,21 @@ SEMAPHORE_MUTANTS: Final = {
 """,
         "",
     ),
-    "semaphore: HUNGRY is cleared, and nobody woken": one_change(
+    "semaphore: attention is withdrawn, and nobody woken": one_change(
         "semaphore, given by another",
         SEQUENTIAL,
-        "permits",
-        "        self.wake(once_more=once_more)\n",
-        "",
+        "line",
+        "            words[ATTENTION] = 1\n        self.wake()\n",
+        "            words[ATTENTION] = 1\n",
     ),
-    "semaphore: HUNGRY is cleared without a fence": one_change(
+    "semaphore: attention is withdrawn without a fence": one_change(
         "semaphore, 3x1",
         TOTAL_STORE_ORDER,
-        "permits",
+        "line",
         """\
         self.machine.new_fence()()
-        self.wake(once_more""",
-        "        self.wake(once_more",
+        if words[FOREIGN]:""",
+        "        if words[FOREIGN]:",
     ),
     "semaphore: who has taken does not wake the new head": one_change(
         "semaphore, given by another",
@@ -58,45 +65,31 @@ SEMAPHORE_MUTANTS: Final = {
         "                            slot.line.wake_if_free()  # there may be one more",
         "                            # there may be one more",
     ),
-    "semaphore: whom an exception has kept from being woken sleeps on": one_change(
-        "semaphore, raising, two permits",
-        SEQUENTIAL,
-        "permits",
-        "                    slot.line.wake_if_free(once_more=True)\n",
-        "                    slot.line.wake_if_free()\n",
-    ),
-    "semaphore: a new head that sleeps is not HUNGRY": one_change(
+    "semaphore: a new head that sleeps is not told of": one_change(
         "semaphore, timeouts",
         SEQUENTIAL,
-        "permits",
-        """\
-        self.words[HUNGRY] = 1
-        # Store, fence, look: whoever gives a permit back has either done it by now, or will see that it is waited for.
-        self""",
-        "        self",
+        "line",
+        "        self.words[ATTENTION] = 1\n        # Store, fence, look: whoever",
+        "        # Store, fence, look: whoever",
     ),
-    "semaphore: who makes a new head HUNGRY leaves it so, though there is a permit": one_change(
+    "semaphore: who calls for attention leaves it so, though there is a permit": one_change(
         "semaphore, given and timeouts",
         SEQUENTIAL,
-        "permits",
-        "            self.feed(once_more=once_more)",
-        "            self.wake(once_more=once_more)",
+        "line",
+        "            self.attend()\n\n    def release_for_another",
+        "            self.wake()\n\n    def release_for_another",
     ),
-    "semaphore: a handler does not feed whom its own flow was about to feed": one_change(
-        "semaphore, given to handlers",
-        SEQUENTIAL,
-        "permits",
-        "        self.wake_if_free(once_more=True)\n",
-        "        pass\n",
+    "semaphore: a handler does not wake whom its own flow was about to wake": one_change(
+        "semaphore, given to handlers", SEQUENTIAL, "waiter", "        self._line.wake_if_free()\n", ""
     ),
     "semaphore: the place is given up before TAKEN is stored": one_change(
         "semaphore, 2x1",
         SEQUENTIAL,
         "permits",
-        "                            words[TAKEN] = words[TAKEN] + step\n",
+        "                            words[TAKEN] = taking\n",
         """\
                             words[number] = IDLE
-                            words[TAKEN] = words[TAKEN] + step
+                            words[TAKEN] = taking
 """,
     ),
     "semaphore: a permit is kept after an exception": one_change(
@@ -113,11 +106,11 @@ SEMAPHORE_MUTANTS: Final = {
         """\
                 if not slot.lost:
                     words[number] = IDLE
-                    slot.busy = nested
+                    slot.attempt = nested
                     if taken""",
         """\
                 if not slot.lost:
-                    slot.busy = nested
+                    slot.attempt = nested
                     if taken""",
     ),
     "semaphore: a place is kept after giving up": one_change(
@@ -142,8 +135,8 @@ SEMAPHORE_MUTANTS: Final = {
         "semaphore, handlers",
         SEQUENTIAL,
         "permits",
-        "known = slot.others + words[slot.entered_at]",
-        "known = slot.others + words[slot.entered_at] + 1",
+        "if slot.others + words[slot.entered_at] < taking:",
+        "if slot.others + words[slot.entered_at] + 1 < taking:",
     ),
     "semaphore: what is known is kept where there is a bound": one_change(
         "semaphore, one too many",
@@ -177,15 +170,13 @@ SEMAPHORE_MUTANTS: Final = {
         "itertools.count(self.line.words[record + GIVEN] + 1)",
         "itertools.count(1)",
     ),
-    "semaphore: who waits in the doorway leaves what it would wait for to others": one_change(
-        "semaphore, handlers twice", SEQUENTIAL, "waiter", "        self._line.wake_unless_held()\n", ""
-    ),
     "semaphore: what a handler gave in the middle of a release counts twice": Mutant(
         "semaphore, handlers",
         SEQUENTIAL,
         (
             Change("permits", "total - self.words[slot.entered_at]", "total"),
             Change("permits", "slot.others + words[slot.entered_at]", "slot.others"),
+            Change("permits", "self.others + words[self.entered_at]", "self.others"),
             Change(
                 "permits",
                 "        if self.line.bound != UNBOUNDED and",
@@ -193,12 +184,12 @@ SEMAPHORE_MUTANTS: Final = {
             ),
         ),
     ),
-    "semaphore: HUNGRY may be seen before the place is seen given up": one_change(
+    "semaphore: attention may be seen called for before the place is seen given up": one_change(
         "semaphore, 2x1",
         PARTIAL_STORE_ORDER,
-        "permits",
-        "            self.machine.order()  # HUNGRY must",
-        "            pass  # HUNGRY must",
+        "line",
+        "            self.machine.order()  # ATTENTION must",
+        "            pass  # ATTENTION must",
         bound=None,
     ),
 }

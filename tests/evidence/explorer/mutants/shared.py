@@ -34,8 +34,7 @@ SHARED_MUTANTS: Final = {
         TOTAL_STORE_ORDER,
         {"3x1": "waiter", "semaphore, 3x1": "waiter"},
         """\
-        if not slot.take():
-            slot.refence()
+        slot.fence()
         if words[HIGH]""",
         "        if words[HIGH]",
     ),
@@ -51,11 +50,11 @@ SHARED_MUTANTS: Final = {
         SEQUENTIAL,
         {"timeouts": "bakery", "semaphore, given and timeouts": "permits"},
         """\
-                slot.busy = nested
+                slot.attempt = nested
                 slot.line.wake_if_free()
             except""",
         """\
-                slot.busy = nested
+                slot.attempt = nested
             except""",
     ),
     **in_each(
@@ -63,7 +62,7 @@ SHARED_MUTANTS: Final = {
         SEQUENTIAL,
         {"raising": "bakery", "semaphore, raising": "permits"},
         """\
-                    slot.line.wake_if_free(once_more=True)
+                    slot.line.wake_if_free()
                 raise""",
         "                raise",
     ),

@@ -7,6 +7,7 @@ from typing import Any
 from evidence.explorer.simulated.operations import DATA, Violation
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.world import World
+from mpbakery._protocol.seats import NONE
 from mpbakery._system.layout import CHOOSING, IDLE, NUMBERS, PID, record_of
 
 
@@ -70,7 +71,7 @@ class LineWorld(World):
         if self.view(process, NUMBERS + slot.index) != IDLE:
             raise Violation(f"process {process.index} has left a place in the line behind")
         self.check_nothing_taken(process, kept or before != 0)
-        if slot.busy or slot.deciding is not None:
+        if slot.attempt != NONE:
             raise Violation(f"process {process.index} counts itself as acquiring still")
 
     def check_nothing_taken(self, process: Process, held: bool) -> None:

@@ -9,7 +9,8 @@ from evidence.explorer.simulated.machine import SimulatedMachine
 from evidence.explorer.simulated.memory import SimulatedMemory
 from evidence.explorer.simulated.operations import Violation
 from evidence.explorer.simulated.process import Process
-from mpbakery._system.layout import OWNER, PID, record_of, slot_of
+from mpbakery._protocol.seats import RETURNING
+from mpbakery._system.layout import CLOSED, INDEX, OWNER, PID, record_of, slot_of
 
 
 class LockWorld(LineWorld):
@@ -19,6 +20,8 @@ class LockWorld(LineWorld):
         #: owners that died, and takeovers from them
         self.deaths = 0
         self.recoveries = 0
+        #: owners that died when they came again, before they knew whether they were in
+        self.doubtful = 0
         super().__init__(*arguments, **options)
 
     def new_lock(self, memory: SimulatedMemory, table: Any, machine: SimulatedMachine, told: object) -> Any:
@@ -29,22 +32,23 @@ class LockWorld(LineWorld):
 
     def holder(self) -> Process | None:
         """Who holds the lock, as memory says."""
-        held = self.memory[OWNER]
+        held = self.memory[OWNER] & INDEX
         slot = slot_of(self.slots, held)
         return self.process_of(slot) if slot >= 0 and self.memory[held] else None
 
     def is_free(self) -> bool:
         """Whether there is nothing to wait for."""
-        return not self.memory[self.memory[OWNER]]
+        return not self.memory[self.memory[OWNER] & INDEX]
 
     def must_wait(self) -> bool:
         """Whether only others can end the waiting."""
+        # not for one who fills HELD only to find out that it is not in
         holder = self.holder()
-        return holder is not None and not holder.dead
+        return holder is not None and not holder.dead and holder in self.inside
 
     def held_by(self, process: Process) -> int:
         """The HELD word through which a process holds the lock, as it sees that itself; 0 if it does not."""
-        held: int = self.view(process, OWNER)
+        held: int = self.view(process, OWNER) & INDEX
         slot = slot_of(self.slots, held)
         mine = slot >= 0 and self.memory[record_of(self.slots, slot) + PID] == process.identity.pid
         return held if mine and self.view(process, held) else 0
@@ -53,6 +57,7 @@ class LockWorld(LineWorld):
         super()._kill(process)
         if self.holder() is process:
             self.deaths += 1
+            self.doubtful += self._comes_again(process)
 
     # --- What it promises -----------------------------------------------------------------------------------------
 
@@ -69,24 +74,40 @@ class LockWorld(LineWorld):
 
     def check_store(self, process: Process, word: int, value: Any) -> None:
         """What a store must not do that is about to become visible."""
-        if word == OWNER:
+        if word == OWNER and value & CLOSED:
+            if value & INDEX != self.memory[OWNER] & INDEX:
+                raise Violation(f"process {process.index} closes OWNER for one who has not entered last")
+        elif word == OWNER:
             self._new_owner(value)
-        elif word == self.memory[OWNER] and value:
-            self.check_order(slot_of(self.slots, word))
+        elif word == self.memory[OWNER] & INDEX and value and value != self.memory[word]:
+            until = process.lock._seats.slot.until
+            if value + self.tenure == until:
+                self.check_order(slot_of(self.slots, word))  # it has entered through the line
+            elif value >= until:
+                raise Violation(f"process {process.index} comes again when its tenure is over")
 
     def _new_owner(self, held: int) -> None:
+        last = self.memory[OWNER] & INDEX
         before = self.holder()
+        if before is not None and (self._comes_again(before) or not self.view(before, last)):
+            before = None  # it was not in, or is in no more as it sees that itself: whether so, it says in `enter`
         slot = slot_of(self.slots, held)
         owner = self.process_of(slot)
-        if held != self.memory[OWNER] and before is not None:
+        if held != last and before is not None:
             if not before.dead:
                 raise Violation(f"two are in: the lock of process {before.index} goes to slot {slot}")
             self.recoveries += 1
             if owner is not None and owner.told != 1:
                 raise Violation(f"process {owner.index} takes over from a dead owner, told of it {owner.told} times")
-            if owner is not None:
-                owner.told = 0
+        if owner is not None:
+            owner.told = 0
         self.check_order(slot)
+
+    @staticmethod
+    def _comes_again(process: Process) -> bool:
+        """Whether it has filled HELD, and may find out that it is not in."""
+        slot = process.lock._seats.slot
+        return slot.attempt == RETURNING or slot.attempt is slot.generation
 
     def check_settled(self) -> None:
         """When all have come to an end, nobody holds what it has released, and deaths were told."""
@@ -95,7 +116,7 @@ class LockWorld(LineWorld):
         if holder is not None and not holder.dead:
             raise Violation(f"the lock is held by process {holder.index}, which has released it")
         told = self.recoveries + (holder is not None)
-        if self.robust and told != self.deaths:
+        if self.robust and not self.deaths - self.doubtful <= told <= self.deaths:
             raise Violation(f"{self.deaths} owners died, and {self.recoveries} takeovers were told")
 
     def concerns_order(self, word: int) -> bool:
@@ -104,4 +125,4 @@ class LockWorld(LineWorld):
 
     def counted(self) -> tuple[object, ...]:
         """With the deaths."""
-        return *super().counted(), self.recoveries, self.deaths
+        return *super().counted(), self.recoveries, self.deaths, self.doubtful

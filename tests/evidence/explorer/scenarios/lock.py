@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 from evidence.explorer.promises.lock import LockWorld
@@ -65,6 +66,12 @@ def ends_with_it(process: Process) -> None:
     process.release()
 
 
+def comes_again(process: Process) -> None:
+    """Release what it holds, and acquire once more."""
+    leave(process)
+    visits(0)(process)
+
+
 def releases_for_another(process: Process) -> None:
     """Release what another process holds."""
     process.release()
@@ -111,6 +118,17 @@ def held(world: LockWorld) -> None:
     world.processes[0].acquire()
 
 
+def the_last_holds(world: LockWorld) -> None:
+    """The last process holds the lock."""
+    world.processes[-1].acquire()
+
+
+def has_been_in(world: LockWorld) -> None:
+    """Process 0 has entered, and left, a moment ago."""
+    held(world)
+    world.processes[0].release()
+
+
 def dead_holder(world: LockWorld) -> None:
     """Process 0 was killed when it had acquired the lock."""
     held(world)
@@ -139,10 +157,11 @@ def lock(*scripts: Script, **options: Any) -> Scenario:
     return Scenario(scripts, make=LockWorld, **options)
 
 
-LOCKS: Final = {
+_STRICT: Final = {
     "2x1": lock(*[visits(1)] * 2),
     "2x2": lock(*[visits(2, work=False)] * 2),
     "3x1": lock(*[visits(1)] * 3),
+    "two behind a holder": lock(visits(1), visits(1), leave, prepare=the_last_holds),
     "3x1 with time": lock(*[visits(1)] * 3, budget=Budget(ticks=2)),
     "timeouts": lock(visits(2, timeout=1.0), visits(1, timeout=1.0), visits(1)),
     "spinning": lock(visits(2), visits(2, timeout=1.0), spins=1),
@@ -207,3 +226,31 @@ LOCKS: Final = {
     "released by one whom another is releasing": lock(releases_the_next, releases_for_another, keeps, prepare=held),
     "released by one whom another released": lock(releases_for_another, visits(1), idle, prepare=passed_on),
 }
+
+#: How long the tenure is where there is one (s): for the second acquisition of a process, and mostly the third.
+TENURE: Final = 0.0005
+
+LOCKS: Final = (
+    _STRICT
+    | {f"{name}, tenure": dataclasses.replace(scenario, tenure=TENURE) for name, scenario in _STRICT.items()}
+    | {
+        "one comes again": lock(*[visits(0)] * 2, prepare=has_been_in, tenure=TENURE),
+        "one comes again, three": lock(*[visits(0)] * 3, prepare=has_been_in, tenure=TENURE),
+        "one leaves and comes again": lock(comes_again, visits(0), visits(0), prepare=held, tenure=TENURE),
+        "one comes again, one gives up": lock(
+            comes_again, visits(0, timeout=1.0), visits(0), prepare=held, tenure=TENURE
+        ),
+        "one comes again, and dies": lock(
+            visits(0),
+            visits(0),
+            newcomer,
+            budget=Budget(kills=1, ticks=1),
+            mortal=0,
+            strangers=1,
+            slots=2,
+            prepare=has_been_in,
+            tenure=TENURE,
+        ),
+        "one comes again and again": lock(visits(4), visits(0), tenure=TENURE),
+    }
+)

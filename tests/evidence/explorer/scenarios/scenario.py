@@ -44,6 +44,8 @@ class Scenario:
     spins: int = 0
     #: whoever is asked about another process says that it is dead
     hearsay: bool = False
+    #: for how long who has entered through the line may come again without it (s)
+    tenure: float = 0.0
     #: what is explored
     make: Callable[..., World] = field(kw_only=True)
 
@@ -63,6 +65,7 @@ class Scenario:
             spins=self.spins,
             yields=self.spins,
             hearsay=self.hearsay,
+            tenure=self.tenure,
             sharing=sharing,
         )
         self.prepare(world)
@@ -88,10 +91,13 @@ def wait_until(process: Process, has_happened: Callable[[], bool]) -> None:
 
 
 def visits(times: int, timeout: float | None = None, *, work: bool = True) -> Script:
-    """Acquire, work and release that many times; without work there is less to interleave."""
+    """Acquire, work and release that many times; without work there is less to interleave.
+
+    Where there is a tenure, once more than that.
+    """
 
     def script(process: Process) -> None:
-        for _ in range(times):
+        for _ in range(times + (process.world.tenure > 0)):
             try:
                 got = process.acquire(True, timeout)
             except Interrupt:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER
-from mpbakery._system.layout import WORD
+from mpbakery._system.layout import OWNER, WORD
 from mpbakery._system.memory import LateWord
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Words:
         if isinstance(word, slice):
             self._process.remember_less()
             return Span(self._process, word)
+        if word == OWNER:
+            self._process.remember_less()
         return self._process.perform("load", word)
 
     def __setitem__(self, word: int, value: Any) -> None:

@@ -16,6 +16,12 @@ from mpbakery._system.identity import Process as Identity
 if TYPE_CHECKING:
     from evidence.explorer.simulated.world import World
 
+#: A call in the lock's code is over. What comes next in that code is not an operation, but perhaps a look at what
+#: handlers change: so they run here, and not before the next operation.
+_RETURN = Operation("return")
+#: Which functions of a waiter begin such a look, and by what they load.
+_BEGINNINGS = {("numbers", "_ahead"), ("look", "await_turn")}
+
 
 class Process:
     """A simulated process, its view of the lock, and how far it has come."""
@@ -47,7 +53,9 @@ class Process:
         self.readings = 0
         self.keeps = False  # a handler has acquired the lock, and raised
         self.told = 0  # deaths announced in this acquire, and in those of handlers that succeeded
-        self.will_undo = False  # it is acquiring, and an exception will be its first: it makes good what that cuts off
+        self.acquiring = False  # and not in a handler yet, nor on the way out with an exception
+        #: it is acquiring, has begun to store, and an exception will be its first: it makes good what that cuts off
+        self.will_undo = False
         self.lock = world.new_lock(memory, self.table, self.machine, self.tell)
 
     # --- What a script does ---------------------------------------------------------------------------------------
@@ -63,7 +71,7 @@ class Process:
             self.limits.append(self.late)
         if not self.depth:
             self.told = 0
-            self.will_undo = True
+            self.acquiring = True
         told = self.told
         try:
             got: bool = self.lock.acquire(block, timeout)
@@ -74,6 +82,7 @@ class Process:
         finally:
             if timeout is not None:
                 self.limits.pop()
+            self.acquiring = self.acquiring and self.depth > 0
             self.will_undo = self.will_undo and self.depth > 0
         if got:
             self.perform("enter")
@@ -90,6 +99,7 @@ class Process:
     def release(self) -> None:
         """Release the lock, whoever holds it."""
         self._begin_call()
+        self.keeps = self.keeps and self.depth > 0
         self.perform("leave")
         self.lock.release()
 
@@ -101,8 +111,21 @@ class Process:
 
     def perform(self, kind: str, word: int = -1, value: Any = None, seconds: float = 0.0) -> Any:
         """One operation, when it is this process's turn."""
-        world = self.world
         operation = Operation(kind, word, value, seconds)
+        self._await_turn(operation)
+        self.see(kind)  # or two places in the code, between which nothing is loaded, would be taken for one
+        if kind == "store" and self.acquiring and not self.depth:
+            self.will_undo = True
+        result = self.world.execute(self, operation)
+        self.after_call = kind in CALLS and not (kind == "park" and result)  # then the call goes on with a sleep
+        if self.after_call:
+            self._await_turn(_RETURN)
+            self.after_call = False
+        return result
+
+    def _await_turn(self, operation: Operation) -> None:
+        """Return when it is this process's turn to perform the operation."""
+        world = self.world
         if world.scheduling:
             self.pending = operation
             while world.must_decide(self, world.sharing):
@@ -113,9 +136,6 @@ class Process:
                 self.pending = operation
         elif world.closing:
             raise Abort
-        result = world.execute(self, operation)
-        self.after_call = kind in CALLS
-        return result
 
     def _live(self, script: Callable[[Process], None]) -> None:
         try:
@@ -153,6 +173,7 @@ class Process:
             if what == "b":
                 raise Interrupt
         except BaseException:
+            self.acquiring = self.acquiring and self.depth > 1
             self.will_undo = self.will_undo and self.depth > 1
             self.after_call = False  # from here to the `except` of the lock no interpreter runs another handler
             raise
@@ -172,22 +193,25 @@ class Process:
         """What the process knows between two calls."""
         slot = self.lock._seats.slot
         line = self.lock._line
-        fence = getattr(getattr(slot.take, "__self__", None), "taken", None)
+        fence = getattr(getattr(slot.free, "__self__", None), "taken", None)
         return (
-            (slot.index, slot.busy, slot.announced, slot.entered, slot.left, fence),
-            (slot.deciding is None, slot.deciding is slot.generation, getattr(slot, "high", None)),
-            getattr(slot, "others", None),
+            (slot.index, slot.attempt, slot.announced, slot.entered, slot.left, fence, slot.until),
+            (getattr(slot, "high", None), getattr(slot, "others", None)),
             (line.recovered[0], line._looked, tuple(self.table._mine.values()), len(self.table._turnstile)),
         )
 
     def remember_less(self) -> None:
-        """Where a waiter looks at the line anew, what it goes on with is in its attributes, not in its history."""
-        looking = sys._getframe(3)
-        if looking.f_code.co_name != "_ahead" or self.depth:
+        """Where a waiter looks anew, what it goes on with is in its attributes, not in its history.
+
+        It does so at the line, or, if it is at the head, at the lock.
+        """
+        looking, caller = sys._getframe(2), sys._getframe(3)
+        if self.depth or (looking.f_code.co_name, caller.f_code.co_name) not in _BEGINNINGS:
             return
-        waiter = looking.f_locals["self"]
+        waiter = caller.f_locals["self"]
         looked = round(waiter._looked - self.world.epoch - self.late * LATE, 3)
-        state = (waiter._ticket, waiter.recovering, waiter.generation is waiter._slot.generation, looked)
+        same = waiter.generation is waiter._slot.generation
+        state = (waiter._ticket, waiter._at_head, waiter.recovering, same, looked)
         self.history = hash((self.calls, self._state(), state))
 
     def see(self, what: object) -> None:

@@ -12,7 +12,6 @@ from mpbakery._system.layout import (
     FOREIGN,
     HELD,
     HIGH,
-    HUNGRY,
     NOBODY,
     NUMBERS,
     OWNER,
@@ -38,7 +37,6 @@ _HEADER: Final = {
     RECOVERIES: "RECOVERIES",
     NOBODY: "NOBODY",
     TAKEN: "TAKEN",
-    HUNGRY: "HUNGRY",
     FLAG: "FLAG",
 }
 _RECORD: Final = {HELD: "held", PARK: "park", PID: "pid", START: "start", ENTERED: "entered"}

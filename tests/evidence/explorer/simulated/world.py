@@ -34,6 +34,7 @@ from mpbakery._system.layout import (
     OWNER,
     PID,
     RECORD,
+    TENURE_AT,
     record_of,
 )
 
@@ -83,6 +84,7 @@ class World(Execution):
         spins: int = 0,
         yields: int = 0,
         hearsay: bool = False,
+        tenure: float = 0.0,
         sharing: Sharing | None = None,
     ) -> None:
         super().__init__(strategy)
@@ -100,6 +102,8 @@ class World(Execution):
         self.mortal = mortal
         self.memory: list[Any] = [0] * record_of(self.slots, self.slots + 1)
         self.memory[OWNER] = NOBODY
+        #: for how long who has entered through the line may come again without it (s)
+        self.tenure = self.memory[TENURE_AT] = tenure
         self.lay_out()
         self.records = record_of(self.slots, 0)
         self.epoch = 0.0
@@ -293,11 +297,13 @@ class World(Execution):
     def _end_naps(self) -> None:
         """Let time pass until the first of the sleepers has slept long enough."""
         self.naps += 1
-        # what an exception has cut off costs one nap; what a death has, as many as it takes to find it out
+        # What an exception has cut off costs a nap of the one that should have been woken, which may be the longest;
+        # what a death has, as many as it takes to find it out.
+        first: Callable[..., float] = max if self.disturbed and not self.can_kill else min
         self.disturbed = self.can_kill and self.disturbed
         sleepers = [p for p in self._alive() if p.pending.kind in {"sleep", "nap"}]
         napping = [p for p in sleepers if p.pending.kind == "nap"]
-        self._pass_time(min(p.pending.seconds if p in napping else p.wakes_at - self.epoch for p in sleepers))
+        self._pass_time(first(p.pending.seconds if p in napping else p.wakes_at - self.epoch for p in sleepers))
         for process in napping:
             process.seen = -1
 
@@ -328,9 +334,10 @@ class World(Execution):
 
     def must_decide(self, process: Process, sharing: Sharing) -> bool:
         """Whether what a process is about to do can make a difference to anybody, or be interrupted."""
-        if self.can_kill or self.budget.closings or (self.budget.handlers and self._can_handle(process)):
-            return True
         kind, word, _value, _seconds = process.pending
+        can_handle = self.budget.handlers > 0 and self._can_handle(process)
+        if kind == "return" or can_handle or self.can_kill or self.budget.closings:
+            return can_handle or kind != "return"
         if kind == "load":
             return sharing.is_read_by_chance(process.index, word) and all(word != w for w, _v in process.buffer)
         if kind in {"store", "store0"}:
