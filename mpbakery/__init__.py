@@ -18,6 +18,7 @@ from mpbakery._errors import (
     ClaimFileLostError,
     ClaimsRefusedError,
     ForeignNamespaceError,
+    InspectionError,
     MpbakeryError,
     NotOwnedError,
     OwnerDiedWarning,
@@ -39,6 +40,9 @@ from mpbakery._primitives.snapshot import Owner, SemaphoreStatistics, Statistics
 
 if typing.TYPE_CHECKING:
     from mpbakery._context import get_context
+    from mpbakery._inspect.dump import dump_on_signal
+    from mpbakery._inspect.look import inspect
+    from mpbakery._inspect.model import Deadlock, DeadlockStep, InspectedPrimitive, InspectedThread, Inspection
     from mpbakery._install import install, installed, uninstall
     from mpbakery._work.outcome import TransferError
     from mpbakery._work.pool import Pool
@@ -51,8 +55,14 @@ __all__ = [
     "ClaimFileLostError",
     "ClaimsRefusedError",
     "Condition",
+    "Deadlock",
+    "DeadlockStep",
     "Event",
     "ForeignNamespaceError",
+    "InspectedPrimitive",
+    "InspectedThread",
+    "Inspection",
+    "InspectionError",
     "Lock",
     "MpbakeryError",
     "NotOwnedError",
@@ -74,7 +84,9 @@ __all__ = [
     "Value",
     "Waiting",
     "WorkerDiedError",
+    "dump_on_signal",
     "get_context",
+    "inspect",
     "install",
     "installed",
     "register",
@@ -83,15 +95,22 @@ __all__ = [
 
 __version__ = "1.0.0"
 
-#: What is loaded when it is first used, and from where: it needs ctypes, or pools and queues, which a lock does not.
+#: What is loaded when it is first used, and from where: it needs what a lock does not, such as ctypes.
 _LATER = {
     "Array": "_work.values",
+    "Deadlock": "_inspect.model",
+    "DeadlockStep": "_inspect.model",
+    "InspectedPrimitive": "_inspect.model",
+    "InspectedThread": "_inspect.model",
+    "Inspection": "_inspect.model",
     "Pool": "_work.pool",
     "RawArray": "_work.values",
     "RawValue": "_work.values",
     "TransferError": "_work.outcome",
     "Value": "_work.values",
+    "dump_on_signal": "_inspect.dump",
     "get_context": "_context",
+    "inspect": "_inspect.look",
     "install": "_install",
     "installed": "_install",
     "uninstall": "_install",

@@ -34,6 +34,13 @@ exit status:
   3    stuck: nothing happened for as long as --limit says
   130  ended by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP; 141: nobody reads on
 """
+_INSPECT_STATUSES: Final = """
+exit status:
+  0    nothing is wrong: fine, or a CONVOY
+  1    something is: DEADLOCK, LOST, or STUCK
+  2    it cannot be looked into: no such process, no lock of mpbakery, no permission
+  130  ended by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP; 141: nobody reads on
+"""
 _MOST_WORKERS: Final = 256
 
 
@@ -88,9 +95,10 @@ def _demo_parser() -> _Parser:
         _PROGRAM,
         "Count the words of many files with a multiprocessing.Pool whose workers\n"
         "write one ledger under one lock, and kill one of them while it holds it.\n\n"
-        "halfbaked as the first argument runs the recipe of the half-baked mutex\n"
-        "instead, and cluster shows the locks of a server: see halfbaked --help and\n"
-        "cluster --help. (Folders of these names are ./halfbaked and ./cluster.)",
+        "inspect PID as the first arguments looks into a running program instead, and\n"
+        "says who holds which lock, who waits, and whether it is stuck; cluster shows\n"
+        "the locks of a server, and halfbaked runs the recipe of the half-baked mutex:\n"
+        "see inspect --help and so on. (Folders of these names are ./inspect ….)",
         "a record is torn or lost, or the serial count differs",
     )
     parser.add_argument(
@@ -132,6 +140,31 @@ def _cluster_parser() -> _Parser:
     )
     parser.add_argument("url", help="postgresql://user@host:port/database, as the locks are given it")
     parser.add_argument("--all", action="store_true", help="show locks that nobody holds or awaits, too")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
+    parser.add_argument("--version", action="version", version=f"mpbakery {mpbakery.__version__}")
+    return parser
+
+
+def _inspect_parser(stuck_after: float) -> _Parser:
+    parser = _Parser(
+        prog=f"{_PROGRAM} inspect",
+        description="Look into a running program, which need not be prepared and does not notice:\n"
+        "every lock, semaphore, condition, event, barrier and queue of mpbakery in it,\n"
+        "who holds it, who waits, and whether anything is stuck. Any of its processes\n"
+        "will do.",
+        epilog=_INSPECT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pid", type=_whole(1, 2**31 - 1), metavar="PID", help="a process of the program")
+    parser.add_argument(
+        "--stuck",
+        type=_seconds,
+        default=stuck_after,
+        metavar="SECONDS",
+        help="a lock is stuck when it has not changed hands for so long and somebody waits as long (%(default)g)",
+    )
+    parser.add_argument("--all", action="store_true", help="show what nobody holds or awaits, too, and whole stacks")
     parser.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
     parser.add_argument("--version", action="version", version=f"mpbakery {mpbakery.__version__}")
     return parser
@@ -226,6 +259,22 @@ def _run_cluster(arguments: Sequence[str]) -> int:
     return FINE if report.is_good else FAILED
 
 
+def _run_inspect(arguments: Sequence[str]) -> int:
+    from mpbakery._programs import inspection
+
+    parser = _inspect_parser(inspection.STUCK_AFTER)
+    options = parser.parse_args(arguments)
+    try:
+        seen = mpbakery.inspect(options.pid, stuck=options.stuck)
+    except mpbakery.InspectionError as error:
+        parser.error(str(error))
+    if options.json:
+        _print_json(inspection.as_json(seen))
+    else:
+        inspection.show(seen, Console(quiet=False), everything=options.all)
+    return FINE if seen.is_healthy else FAILED
+
+
 def _print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, indent=2), flush=True)
 
@@ -261,6 +310,8 @@ def main(arguments: Sequence[str]) -> int:
             return _run_halfbaked(arguments[1:])
         if arguments[:1] == ["cluster"]:
             return _run_cluster(arguments[1:])
+        if arguments[:1] == ["inspect"]:
+            return _run_inspect(arguments[1:])
         return _run_demo(arguments)
     except BrokenPipeError:
         _drop_output()

@@ -145,6 +145,10 @@ class ClaimFileLostError(MpbakeryError):
         return type(self), (self.lock, self.descriptor)
 
 
+class InspectionError(MpbakeryError):
+    """A program cannot be looked into: it is not there, uses nothing of mpbakery, or may not be looked into."""
+
+
 class ClaimsRefusedError(MpbakeryError):
     """The system refuses the record locks that guard the claiming of slots.
 

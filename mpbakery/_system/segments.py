@@ -129,6 +129,11 @@ def take(size: int, others: int) -> tuple[Segment, int]:
     return segment, place
 
 
+def here() -> list[Segment]:
+    """The segments that this process has at this moment."""
+    return list(_known.values())
+
+
 def _new(size: int, others: int) -> Segment:
     least = FIRST_PLACE + -(-size // PLACE_UNIT) * PLACE_UNIT
     wanted = max(least, min(max(_LEAST, size * others), _MOST))

@@ -37,6 +37,7 @@ from benchmark.sections.creation import creation
 from benchmark.sections.curves import holds, registered, waits
 from benchmark.sections.death import death
 from benchmark.sections.family import family
+from benchmark.sections.looking import looking
 from benchmark.sections.peers import peers
 from benchmark.sections.queues import queues
 from benchmark.sections.timeout import timeout
@@ -58,6 +59,7 @@ SECTIONS: Final[dict[str, Callable[[Effort], Iterator[Figure]]]] = {
     "registered": registered,
     "peers": peers,
     "queues": queues,
+    "looking": looking,
 }
 
 

@@ -17,6 +17,7 @@ def start(*command: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(filter(None, [package, str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, *command],
+        cwd=Path(__file__).parents[1],  # `-m` looks there first, and in the project's folder there is a package as well
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

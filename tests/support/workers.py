@@ -8,6 +8,7 @@ outlives a test run that was killed.
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import math
 import os
 import signal
@@ -297,9 +298,19 @@ def wait_under(condition: mpbakery.Condition, timeout: float | None = None) -> b
         return condition.wait(timeout)
 
 
+def gets_record_lock(lock: mpbakery.Lock, place: int) -> bool:
+    """Whether nobody else has the record lock of a byte of the file behind the lock."""
+    try:
+        fcntl.lockf(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except BlockingIOError:
+        return False
+    return True
+
+
 ORDERS: dict[str, Callable[..., Any]] = {
     "acquire_strictly": acquire_strictly,
     "become_another_program": become_another_program,
+    "gets_record_lock": gets_record_lock,
     "handle_quietly": handle_quietly,
     "is_this": is_this,
     "register": mpbakery.register,

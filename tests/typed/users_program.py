@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import signal
 import threading
 import warnings
 from collections.abc import Sequence
@@ -233,6 +234,26 @@ def use_install() -> None:
         assert isinstance(multiprocessing.Lock(), mpbakery.Lock)
 
 
+def look_inside(pid: int | None) -> str:
+    mpbakery.dump_on_signal(signal.SIGUSR2, stuck=5)
+    try:
+        seen = mpbakery.inspect(pid, stuck=60.0)
+    except mpbakery.InspectionError as error:
+        return str(error)
+    assert_type(seen, mpbakery.Inspection)
+    assert_type((seen.pid, seen.verdict, seen.is_healthy), tuple[int, str, bool])
+    assert_type((seen.processes, seen.notes), tuple[tuple[int, ...], tuple[str, ...]])
+    primitive: mpbakery.InspectedPrimitive = seen.primitives[0]
+    assert_type((primitive.kind, primitive.name, primitive.value), tuple[str, str, int | None])
+    holder: mpbakery.InspectedThread | None = primitive.holder
+    assert_type(primitive.waiters, tuple[mpbakery.InspectedThread, ...])
+    ring: mpbakery.Deadlock
+    for ring in seen.deadlocks:
+        steps: tuple[mpbakery.DeadlockStep, ...] = ring.steps
+        return " ".join(f"{step.thread.process} holds {step.holds} and wants {step.wants}" for step in steps)
+    return "nobody" if holder is None else f"{holder.process} {holder.doing} {holder.seconds} {holder.gives_up_in}"
+
+
 def explain(error: Exception | Warning) -> str:
     if isinstance(error, mpbakery.WorkerDiedError):
         assert_type((error.function, error.index, error.items), tuple[str, int, int | None])
@@ -289,4 +310,5 @@ if __name__ == "__main__":
     use_contexts()
     use_pools([1, 2, 3])
     use_install()
+    print(look_inside(None))
     print(mpbakery.__version__, explain(mpbakery.SharingError()))
