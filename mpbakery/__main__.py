@@ -41,6 +41,15 @@ exit status:
   2    it cannot be looked into: no such process, no lock of mpbakery, no permission
   130  ended by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP; 141: nobody reads on
 """
+_TOP_STATUSES: Final = """
+keys: q ends it, and COMMAND, s sorts by the next column, / filters by name, up and
+down choose a lock, and enter inspects that one. NO_COLOR in the environment: no colours.
+
+exit status:
+  0    the program has ended, or somebody has seen enough; with COMMAND, that of COMMAND
+  2    it cannot be looked into, as for inspect
+  130  ended by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP; 141: nobody reads on
+"""
 _MOST_WORKERS: Final = 256
 
 
@@ -96,9 +105,10 @@ def _demo_parser() -> _Parser:
         "Count the words of many files with a multiprocessing.Pool whose workers\n"
         "write one ledger under one lock, and kill one of them while it holds it.\n\n"
         "inspect PID as the first arguments looks into a running program instead, and\n"
-        "says who holds which lock, who waits, and whether it is stuck; cluster shows\n"
-        "the locks of a server, and halfbaked runs the recipe of the half-baked mutex:\n"
-        "see inspect --help and so on. (Folders of these names are ./inspect ….)",
+        "says who holds which lock, who waits, and whether it is stuck; top does so\n"
+        "live; cluster shows the locks of a server, and halfbaked runs the recipe of the\n"
+        "half-baked mutex: see inspect --help and so on. (Folders of these names are\n"
+        "./inspect ….)",
         "a record is torn or lost, or the serial count differs",
     )
     parser.add_argument(
@@ -166,6 +176,30 @@ def _inspect_parser(stuck_after: float) -> _Parser:
     )
     parser.add_argument("--all", action="store_true", help="show what nobody holds or awaits, too, and whole stacks")
     parser.add_argument("--json", action="store_true", help="print everything as JSON and nothing else")
+    parser.add_argument("--version", action="version", version=f"mpbakery {mpbakery.__version__}")
+    return parser
+
+
+def _top_parser(sorts: Sequence[str], stuck_after: float) -> _Parser:
+    parser = _Parser(
+        prog=f"{_PROGRAM} top",
+        usage=f"{_PROGRAM} top [options] [PID | -- COMMAND …]",
+        description="Show the locks of a running program, live: how often each is taken, for which\n"
+        "share of the time it is held, how many stand in line, for how long they wait.\n"
+        "Without PID, list the programs that have locks of mpbakery; with COMMAND, start\n"
+        "that, and show it. Where the output is no terminal, print a table each time.",
+        epilog=_TOP_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pid", nargs="?", type=_whole(1, 2**31 - 1), metavar="PID", help="a process of the program")
+    parser.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="refresh so often (1)")
+    parser.add_argument("--count", type=_whole(1, 10**9), metavar="N", help="end after so many refreshes")
+    parser.add_argument("--sort", choices=sorts, default=sorts[0], help="what comes first (%(default)s)")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="show only what has this in its name")
+    parser.add_argument(
+        "--stuck", type=_seconds, default=stuck_after, metavar="SECONDS", help="as for inspect (%(default)g)"
+    )
     parser.add_argument("--version", action="version", version=f"mpbakery {mpbakery.__version__}")
     return parser
 
@@ -275,6 +309,33 @@ def _run_inspect(arguments: Sequence[str]) -> int:
     return FINE if seen.is_healthy else FAILED
 
 
+def _run_top(arguments: Sequence[str]) -> int:
+    from mpbakery._programs import top
+    from mpbakery._programs.inspection import STUCK_AFTER
+
+    parser = _top_parser(top.SORT_NAMES, STUCK_AFTER)
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    command = list(arguments[at + 1 :])
+    options = parser.parse_args(arguments[:at])
+    if options.pid is not None and command:
+        parser.error("give a PID or a COMMAND, not both")
+    if at < len(arguments) and not command:
+        parser.error("give a COMMAND after --")
+    settings = top.Options(options.every, options.count, options.sort, options.filter, options.stuck)
+    if command:
+        return top.run_command(command, settings)
+    if options.pid is None:
+        console = Console(quiet=False)
+        for line in top.show_programs():
+            console.say(line)
+        return FINE
+    try:
+        top.run(options.pid, settings)
+    except mpbakery.InspectionError as error:
+        parser.error(str(error))
+    return FINE
+
+
 def _print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, indent=2), flush=True)
 
@@ -312,6 +373,8 @@ def main(arguments: Sequence[str]) -> int:
             return _run_cluster(arguments[1:])
         if arguments[:1] == ["inspect"]:
             return _run_inspect(arguments[1:])
+        if arguments[:1] == ["top"]:
+            return _run_top(arguments[1:])
         return _run_demo(arguments)
     except BrokenPipeError:
         _drop_output()

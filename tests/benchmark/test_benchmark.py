@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmark import screenshot
 from support.scripts import finish, start
 
 pytestmark = pytest.mark.tools
@@ -34,3 +36,14 @@ def test_a_mistake_in_the_arguments_gets_one_line(arguments: tuple[str, ...]) ->
     assert (status, out) == (2, "")
     assert err.startswith("benchmark: ")
     assert err.count("\n") == 1
+
+
+def test_the_picture_in_the_readme_is_of_a_screen_like_that(tmp_path: Path) -> None:
+    script, new = Path(screenshot.__file__), tmp_path / "top.svg"
+    status, out, err = finish(start(str(script), str(new)), 110.0)
+    assert (status, out, err) == (0, "", "")
+    pictures = [new.read_text(), (script.parents[2] / "docs" / "top.svg").read_text()]
+    names = [sorted(re.findall(r">\w+ '([\w ]+)' ", text)) for text in pictures]
+    assert names[0] == names[1] == ["accounts", "audit log", "closing time", "counter", "desks", "ledger"]
+    assert [text.count("DEADLOCK: one of a ring") for text in pictures] == [2, 2]
+    assert ET.fromstring(pictures[0]).tag.endswith("svg")

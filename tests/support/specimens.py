@@ -154,6 +154,13 @@ def hammer(lock: Any) -> None:
             time.sleep(0.002)
 
 
+def count(lock: Any) -> None:
+    while True:
+        with lock:
+            pass
+        time.sleep(0.0005)
+
+
 def queue_get(queue: Any) -> None:
     queue.get()
 
@@ -465,6 +472,16 @@ def garbage(ctx: Any) -> None:
         _ready(len(mappings))
 
 
+def bank(ctx: Any) -> None:
+    """Some of everything."""
+    ledger, counter = mpbakery.Lock(name="ledger", ctx=ctx), mpbakery.RLock(name="counter", ctx=ctx)
+    desks, bell = mpbakery.Semaphore(0, name="desks", ctx=ctx), mpbakery.Event(name="closing time", ctx=ctx)
+    _children(ctx, hammer, *[(ledger,)] * 8)
+    _children(ctx, count, *[(counter,)] * 2)
+    _children(ctx, wait_at_all, ([desks, bell],))
+    _ring(ctx, [mpbakery.Lock(name="accounts", ctx=ctx), mpbakery.RLock(name="audit log", ctx=ctx)])
+
+
 def dumping(ctx: Any) -> None:
     """It tells by itself, when it is asked with a signal."""
     mpbakery.dump_on_signal(signal.SIGUSR1)
@@ -478,6 +495,7 @@ def dumping(ctx: Any) -> None:
 PLIGHTS: dict[str, Callable[[Any], None]] = {
     plight.__name__: plight
     for plight in (
+        bank,
         convoy,
         daemon,
         dumping,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
 from collections.abc import Iterator
 
+import mpbakery
 from benchmark.figures import Figure, spread
 from benchmark.measuring import QUICK, Effort
 from support import scripts
@@ -22,8 +24,32 @@ def time_command(*command: str) -> float:
     return time.perf_counter() - start
 
 
+def time_top(pid: int, refreshes: int) -> float:
+    """The seconds of a processor that `top` takes for so many refreshes, one a second."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    scripts.run("-m", "mpbakery", "top", "--count", str(refreshes), str(pid))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def acquisitions(pid: int) -> int:
+    """How often the locks of a program were acquired."""
+    return sum(one.acquisitions for one in mpbakery.inspect(pid).primitives)
+
+
+def rate(pid: int, seconds: int, *, watched: bool) -> float:
+    """How often a second the locks of a program are acquired, while `top` looks at it or not."""
+    start = time.monotonic()
+    before = acquisitions(pid)
+    if watched:
+        scripts.run("-m", "mpbakery", "top", "--count", str(seconds), str(pid))
+    else:
+        time.sleep(seconds)
+    return (acquisitions(pid) - before) / (time.monotonic() - start)
+
+
 def looking(effort: Effort) -> Iterator[Figure]:
-    """A look into a program of 14 processes, and into one with 20,000 locks."""
+    """A look into a program of 14 processes, one with 20,000 locks, and watching one that is busy."""
     rounds = 3 if effort is QUICK else 7  # a program in its plight ends by itself after a minute
     for plight, what, bound in (
         ("fourteen", "14 processes, 4 locks: inspect", 0.15),
@@ -42,3 +68,19 @@ def looking(effort: Effort) -> Iterator[Figure]:
             median <= bound,
             {"beyond": spread(beyond), "start": spread([start for _, start in pairs])},
         )
+    refreshes = rounds
+    for plight, what in (("fourteen", "14 processes, 4 locks"), ("many", "20,000 locks")):
+        with exhibit(plight) as program:
+            taken = (time_top(program.pid, 1 + refreshes) - time_top(program.pid, 1)) / refreshes
+        yield Figure(f"{what}: top, of a core", "5 %", f"{taken:.1%}", "", taken <= 0.05, {"share": taken})
+    with exhibit("in_order") as program:
+        pairs = [(rate(program.pid, 3, watched=True), rate(program.pid, 3, watched=False)) for _ in range(rounds)]
+    ratio = statistics.median(watched / alone for watched, alone in pairs)
+    yield Figure(
+        "2 busy processes: their rate under top",
+        "0.97 x",
+        f"{ratio:.3f} x",
+        "",
+        ratio >= 0.97,
+        {"watched": spread([watched for watched, _ in pairs]), "alone": spread([alone for _, alone in pairs])},
+    )
