@@ -44,8 +44,8 @@ if typing.TYPE_CHECKING:
     from mpbakery._inspect.look import inspect
     from mpbakery._inspect.model import Deadlock, DeadlockStep, InspectedPrimitive, InspectedThread, Inspection
     from mpbakery._install import install, installed, uninstall
-    from mpbakery._work.outcome import TransferError
-    from mpbakery._work.pool import Pool
+    from mpbakery._work.pools.outcome import TransferError
+    from mpbakery._work.pools.pool import Pool
     from mpbakery._work.values import Array, RawArray, RawValue, Value
 
 __all__ = [
@@ -103,10 +103,10 @@ _LATER = {
     "InspectedPrimitive": "_inspect.model",
     "InspectedThread": "_inspect.model",
     "Inspection": "_inspect.model",
-    "Pool": "_work.pool",
+    "Pool": "_work.pools.pool",
     "RawArray": "_work.values",
     "RawValue": "_work.values",
-    "TransferError": "_work.outcome",
+    "TransferError": "_work.pools.outcome",
     "Value": "_work.values",
     "dump_on_signal": "_inspect.dump",
     "get_context": "_context",

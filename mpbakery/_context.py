@@ -17,8 +17,9 @@ from mpbakery._primitives.rlock import RLock
 from mpbakery._primitives.semaphore import BoundedSemaphore, Semaphore
 from mpbakery._primitives.shared import DEFAULT_SLOTS
 from mpbakery._system import packets
-from mpbakery._work import piped, queues, values
-from mpbakery._work.pool import Pool
+from mpbakery._work import values
+from mpbakery._work.pools.pool import Pool
+from mpbakery._work.queues import piped, queue
 from mpbakery._work.values import AnyLock, C, Character, Content, Float, Integer, OrTrue, T
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ _contexts: Final[dict[str, ForkContext | SpawnContext | ForkServerContext]] = {
 
 def _queues() -> Any:
     """The module with the queues that are made here."""
-    return queues if packets.are_there() else piped
+    return queue if packets.are_there() else piped
 
 
 @overload

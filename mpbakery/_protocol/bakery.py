@@ -56,7 +56,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
-from mpbakery._protocol.line import NAP, Line
+from mpbakery._protocol.line import Line
+from mpbakery._protocol.naps import NAP
 from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from typing import Final
 
 from mpbakery._errors import called
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Span, Table
+from mpbakery._protocol.naps import FAR, NAP
 from mpbakery._protocol.numbers import Numbered
 from mpbakery._system.layout import (
     ATTENTION,
@@ -29,11 +29,6 @@ from mpbakery._system.layout import (
     slot_of,
 )
 from mpbakery._system.native import get_ident
-
-#: A waiter at the head, or next in line, looks after this many seconds whether whom it waits for is alive.
-NAP: Final = 0.05
-#: From this place in the line on, a waiter naps for so long that coming next is a reason to be woken.
-FAR: Final = 32
 
 
 class Line(Numbered):

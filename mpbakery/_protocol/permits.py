@@ -37,7 +37,8 @@ from typing import Any, Final, cast
 
 from mpbakery._protocol.bakery import Bakery, deadline_of, of_thread, replaceable
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
-from mpbakery._protocol.line import NAP, Line
+from mpbakery._protocol.line import Line
+from mpbakery._protocol.naps import NAP
 from mpbakery._protocol.seats import NONE, UNDER_WAY, Claimer, OnFirstUse, Seats, Slot
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mpbakery._protocol.line import FAR, NAP
+from mpbakery._protocol.naps import LONG_NAP, NAP, nap_of
 from mpbakery._protocol.seats import Slot
 from mpbakery._system.layout import (
     ATTENTION,
@@ -19,9 +19,6 @@ from mpbakery._system.layout import (
     slot_of,
 )
 
-#: The longest nap, in seconds, of those close to the head, who may come next within it, and of those far down the line.
-LONG_NAP: Final = 0.2
-LONGEST_NAP: Final = 1.0
 #: How many seconds an attempt whose time is up waits for processes in the doorway: they are there for microseconds.
 DOORWAY_GRACE: Final = 0.001
 
@@ -147,7 +144,9 @@ class Waiter:
             if self._look(ahead):
                 return True  # and look at the next one at once: many may have died together
             self._looked = now
-        seconds = self._nap_length(now, len(ahead), deadline)
+        seconds = nap_of(len(ahead))
+        if deadline is not None:
+            seconds = min(seconds, deadline - now)
         if in_doorway:
             machine.nap(seconds, self._rounds)  # who is in the doorway wakes nobody
         else:
@@ -172,13 +171,6 @@ class Waiter:
             if words[word] != value:
                 return True
         return False
-
-    @staticmethod
-    def _nap_length(now: float, place: int, deadline: float | None) -> float:
-        nap = min(NAP * max(1, place), LONG_NAP) if place < FAR else LONGEST_NAP
-        if deadline is not None:
-            nap = min(nap, deadline - now)
-        return nap
 
     def _park(self, word: int, value: int, seconds: float, ahead: list[tuple[int, int]]) -> None:
         slot, words = self._slot, self._slot.words

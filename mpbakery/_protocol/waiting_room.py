@@ -13,9 +13,8 @@ import weakref
 from collections.abc import Callable
 
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
-from mpbakery._protocol.line import NAP
+from mpbakery._protocol.naps import LONGEST_NAP, NAP
 from mpbakery._protocol.numbers import Numbered
-from mpbakery._protocol.waiter import LONGEST_NAP
 from mpbakery._system.layout import ARRIVED, DEADLINE, FIRST_TICKET, LET_GO, NUMBERS, record_of
 
 

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from mpbakery._errors import ClaimFileLostError, SharingError
-from mpbakery._system.claims import ClaimFile
 from mpbakery._system.files import OwnFile, anonymous_file, is_sealed
 from mpbakery._system.layout import (
     FIRST_PLACE,
@@ -30,6 +29,7 @@ from mpbakery._system.layout import (
     VERSION,
     WORD,
 )
+from mpbakery._system.record_locks import ClaimFile
 from mpbakery._system.starting import send_descriptor, starting_process
 
 #: The bytes of the smallest and of the largest segment for many places; what is larger has one of its own.

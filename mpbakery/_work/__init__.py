@@ -1,1 +1,1 @@
-"""What work is given and shared with: queues, shared values, the pool. It stands on `_primitives`."""
+"""What work is given and shared with: `queues`, shared values, `pools`. It stands on `_primitives`."""

@@ -18,8 +18,8 @@ import pytest
 
 import mpbakery
 from conftest import START_METHODS
-from mpbakery._work import queues
 from mpbakery._work.arena import Arena
+from mpbakery._work.queues import queue
 from support.everything import USES, square
 from support.namespaces import without_shared_memory
 from support.places import EVERYTHING, run_without_shared_memory
@@ -70,7 +70,7 @@ def test_the_functions_of_the_module_make_ours() -> None:
         assert isinstance(multiprocessing.Value("i").get_lock(), mpbakery.RLock)
         assert isinstance(multiprocessing.Array("i", 3).get_lock(), mpbakery.RLock)
         for kind in ("Queue", "JoinableQueue", "SimpleQueue"):
-            assert type(getattr(multiprocessing, kind)()) is getattr(queues, kind)
+            assert type(getattr(multiprocessing, kind)()) is getattr(queue, kind)
     assert made_by(multiprocessing) == THEIRS
 
 
@@ -101,7 +101,7 @@ def test_the_classes_of_pools_stay_but_their_queues_are_ours() -> None:
             assert isinstance(threads, thread_pool_class)
             assert threads.apply(square, (3,)) == 9
         with multiprocessing.pool.Pool(1) as pool:
-            assert isinstance(pool._inqueue, queues.SimpleQueue)  # type: ignore[attr-defined]
+            assert isinstance(pool._inqueue, queue.SimpleQueue)  # type: ignore[attr-defined]
             assert pool.apply(square, (3,)) == 9
             pool.close()
             pool.join()

@@ -30,9 +30,9 @@ import pytest
 import mpbakery
 from conftest import FIGURES
 from mpbakery._system import fence, identity, layout, park
-from mpbakery._system.claims import LIVES, ClaimFile
 from mpbakery._system.identity import Process
 from mpbakery._system.memory import create
+from mpbakery._system.record_locks import LIVES, ClaimFile
 from support.children import (
     hold_claims,
     live_without_main_thread,

@@ -14,8 +14,8 @@ import pytest
 
 import mpbakery
 from mpbakery._system import identity
-from mpbakery._system.claims import place_of
 from mpbakery._system.identity import Process
+from mpbakery._system.record_locks import place_of
 from support.namespaces import in_new_pid_namespace, meet_pid_reused_at_once
 from support.sandboxes import (
     Place,

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import mpbakery
-from mpbakery._system.claims import place_of
 from mpbakery._system.layout import HIGH
+from mpbakery._system.record_locks import place_of
 from support.children import (
     claim_while_another_thread_forks,
     close_descriptors_and_acquire,

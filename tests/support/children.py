@@ -24,9 +24,9 @@ from typing import Any
 
 import mpbakery
 from mpbakery._system import identity, park
-from mpbakery._system.claims import LIVES
 from mpbakery._system.fence import new_fence
 from mpbakery._system.identity import Process
+from mpbakery._system.record_locks import LIVES
 from support.workers import DEADLINE, PATIENCE, AnyLock, Crew, begin, expect, in_threads
 
 # --- Tasks of pools, and children that tell what they got ----------------------------------------------------------

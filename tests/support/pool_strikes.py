@@ -14,16 +14,16 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import mpbakery
-import mpbakery._work.pool
-import mpbakery._work.threads
+import mpbakery._work.pools.pool
+import mpbakery._work.pools.threads
 from support.pool_tasks import exit_at_once, square
 from support.pool_throwers import ThrowsWhenPickled
 from support.workers import begin
 
 #: The code of a pool.
-_CODE = str(Path(mpbakery._work.threads.__file__).parent)
+_CODE = str(Path(mpbakery._work.pools.threads.__file__).parent)
 #: What every thread of a pool stands on.
-_GROUND = mpbakery._work.threads.keep_on.__code__
+_GROUND = mpbakery._work.pools.threads.keep_on.__code__
 #: More than a pipe holds (bytes).
 _LARGE = 200_000
 #: How long a result may take (s).

@@ -27,7 +27,7 @@ from typing import Any
 
 import mpbakery
 from mpbakery._system import layout
-from mpbakery._work import piped
+from mpbakery._work.queues import piped
 from support import scripts
 from support.processes import all_processes, children_of, state_of, status_of
 from support.workers import PATIENCE, begin, wait_until

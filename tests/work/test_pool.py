@@ -26,7 +26,7 @@ import pytest
 
 import mpbakery
 from mpbakery import WorkerDiedError
-from mpbakery._work.channel import message_of
+from mpbakery._work.pools.channel import message_of
 from support.namespaces import in_new_pid_namespace
 from support.pool_owners import (
     import_while_forking,

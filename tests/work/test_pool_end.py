@@ -17,7 +17,7 @@ import pytest
 
 import mpbakery
 from mpbakery import PoolTerminatedError, SharingError
-from mpbakery._work import staff
+from mpbakery._work.pools import staff
 from support.pool_owners import (
     fork_and_use,
     interrupt_close,

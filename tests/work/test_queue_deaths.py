@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 import mpbakery
-from mpbakery._work import endless, places, unfinished
+from mpbakery._work.queues import endless, places, unfinished
 from support.processes import descriptors, own_descriptors
 from support.queue_victims import (
     die_at,

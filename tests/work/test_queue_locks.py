@@ -15,7 +15,7 @@ import pytest
 import mpbakery
 from conftest import START_METHODS
 from mpbakery._system.layout import KIND_AT, MAX_SLOTS, QUEUE_LOCK, THREAD, record_of
-from mpbakery._work import piped
+from mpbakery._work.queues import piped
 from support.everything import get_one
 from support.oddities import HINDRANCES, take_item
 from support.queue_children import put_for_ever

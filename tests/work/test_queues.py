@@ -31,9 +31,9 @@ from conftest import START_METHODS
 from mpbakery._system import packets
 from mpbakery._system.book import Book, Presence
 from mpbakery._system.files import OwnFile, anonymous_file
-from mpbakery._work import content, feeder, messages, piped
-from mpbakery._work import queues as whole
-from mpbakery._work.content import MOST
+from mpbakery._work.queues import feeder, messages, piped
+from mpbakery._work.queues import queue as whole
+from mpbakery._work.queues.item import MOST
 from support.processes import descriptors, own_descriptors, resident_memory
 from support.queue_children import (
     Bomb,
@@ -221,8 +221,8 @@ class InParts(ForkingPickler):
 @pytest.fixture(params=[ForkingPickler, InParts], ids=["default", "parts"])
 def pickler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The pickler of queues: that of multiprocessing, and one of the latest protocol."""
-    monkeypatch.setattr(content, "ForkingPickler", request.param)
-    monkeypatch.setattr(content, "_writers", [])
+    monkeypatch.setattr("mpbakery._work.queues.item.ForkingPickler", request.param)
+    monkeypatch.setattr("mpbakery._work.queues.item._writers", [])
     return request.param
 
 

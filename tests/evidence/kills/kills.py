@@ -36,7 +36,7 @@ sys.path += map(str, Path(__file__).resolve().parents[2:4])
 
 import mpbakery
 from evidence.kills.crowd import DESCRIPTORS, LIVES, MEMORY, MOMENT, VETERAN, Board, read, write
-from mpbakery._work import piped
+from mpbakery._work.queues import piped
 from support.command_line import Parser, StatusLine, in_range
 
 WRITERS: Final = 4

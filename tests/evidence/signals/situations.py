@@ -27,7 +27,7 @@ import mpbakery
 from evidence.signals.points import Operation, Outcome, Struck, Tracer, strike_everywhere
 from evidence.storms import storms
 from mpbakery._primitives import shared
-from mpbakery._protocol import waiter
+from mpbakery._protocol import naps, waiter
 from mpbakery._system.layout import AWAKE, CHOOSING, IDLE, NUMBERS, PARK, record_of
 from mpbakery._system.machine import ThisMachine
 from support.workers import PATIENCE, AnyLock, Crew, begin, expect, in_thread, wait_until
@@ -560,7 +560,8 @@ class ReleaseToAProcess(Shared):
 
     @staticmethod
     def take_part(connection: Connection, lock: mpbakery.Lock) -> None:
-        vars(waiter)["NAP"] = 0.005  # what a wake costs that is cut off, which is what half of the strikes do
+        # what a wake costs that is cut off, which is what half of the strikes do
+        vars(naps)["NAP"] = vars(waiter)["NAP"] = 0.005
         while True:
             expect(connection)
             with lock:

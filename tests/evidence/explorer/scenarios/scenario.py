@@ -12,7 +12,7 @@ from evidence.explorer.simulated.operations import Interrupt
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.sharing import Sharing
 from evidence.explorer.simulated.world import Budget, World
-from mpbakery._protocol.line import NAP
+from mpbakery._protocol.naps import NAP
 from mpbakery._system.layout import OWNER
 
 Script = Callable[[Process], None]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from mpbakery._errors import WorkerDiedError
-from mpbakery._work.channel import Content
-from mpbakery._work.doors import Outcome, name_of
-from mpbakery._work.outcome import outcome_of
+from mpbakery._work.pools.channel import Content
+from mpbakery._work.pools.doors import Outcome
+from mpbakery._work.pools.outcome import outcome_of
 
 
 class Taker(Protocol):
@@ -78,10 +77,3 @@ class Task:
             else:
                 raise RuntimeError("nothing has come of this task")
         return self.outcome
-
-    def died(self, pid: int, exitcode: int | None, *, given_up: bool = False, unread: bool = False) -> WorkerDiedError:
-        """The error that says what has become of it."""
-        size = len(self.message) if unread else None
-        return WorkerDiedError(
-            name_of(self.function), self.index, self.items, pid, exitcode, self.deaths, given_up, size
-        )

@@ -9,9 +9,9 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from mpbakery._system.files import OwnFile
-from mpbakery._work.channel import EMPTY, Channel, content_of, read_message, write_message
-from mpbakery._work.doors import attempt
-from mpbakery._work.outcome import answer_of, answer_with
+from mpbakery._work.pools.channel import EMPTY, Channel, content_of, read_message, write_message
+from mpbakery._work.pools.doors import attempt
+from mpbakery._work.pools.outcome import answer_of, answer_with
 
 
 class WorkerEnd:

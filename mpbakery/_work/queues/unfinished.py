@@ -10,8 +10,8 @@ from typing import Final
 from mpbakery._errors import TasksLostWarning, reraise_handlers
 from mpbakery._system.book import Book, Presence
 from mpbakery._system.park import Parker
-from mpbakery._work.messages import Receiver
-from mpbakery._work.room import BELL, MENDING, TASK
+from mpbakery._work.queues.messages import Receiver
+from mpbakery._work.queues.room import BELL, MENDING, TASK
 
 #: How long nobody must be seen who has a task, before they count as lost (s).
 _GRACE: Final = 0.2

@@ -15,8 +15,8 @@ from multiprocessing import util
 from typing import Final, NamedTuple
 
 from mpbakery._system.native import new_lock, start_new_thread
-from mpbakery._work.content import Content
-from mpbakery._work.messages import Sender
+from mpbakery._work.queues.item import Content
+from mpbakery._work.queues.messages import Sender
 
 #: When a process ends, it waits for what waits here after it has seen to all else, as multiprocessing does.
 _LAST: Final = -5

@@ -22,13 +22,13 @@ from mpbakery._protocol.bakery import deadline_of
 from mpbakery._system import packets
 from mpbakery._system.book import Book, Presence
 from mpbakery._system.starting import send_descriptor, starting_process
-from mpbakery._work.content import pickled
-from mpbakery._work.endless import Endless
-from mpbakery._work.feeder import Calls, Feeder, Parcel
-from mpbakery._work.messages import Receiver, Sender
-from mpbakery._work.places import Places
-from mpbakery._work.room import BIAS, BUSY, FEEDING, Room
-from mpbakery._work.unfinished import Unfinished
+from mpbakery._work.queues.endless import Endless
+from mpbakery._work.queues.feeder import Calls, Feeder, Parcel
+from mpbakery._work.queues.item import pickled
+from mpbakery._work.queues.messages import Receiver, Sender
+from mpbakery._work.queues.places import Places
+from mpbakery._work.queues.room import BIAS, BUSY, FEEDING, Room
+from mpbakery._work.queues.unfinished import Unfinished
 
 #: All queues of this process that have something to do when it forks.
 _queues: Final[weakref.WeakSet[Queue]] = weakref.WeakSet()

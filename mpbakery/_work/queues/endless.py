@@ -10,9 +10,9 @@ from typing import Final
 
 from mpbakery._system.book import Book, Presence
 from mpbakery._system.layout import WORD
-from mpbakery._work.feeder import Parcel
-from mpbakery._work.messages import Arrival, Receiver
-from mpbakery._work.room import BIAS, FIRST, GRACE, ITEM, SURPLUS, TALLIES, TASK
+from mpbakery._work.queues.feeder import Parcel
+from mpbakery._work.queues.messages import Arrival, Receiver
+from mpbakery._work.queues.room import BIAS, FIRST, GRACE, ITEM, SURPLUS, TALLIES, TASK
 
 #: How many processes can have a tally of their own at the same time. The others count together, which takes longer.
 _TALLIES: Final = 4096

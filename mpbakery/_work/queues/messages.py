@@ -35,7 +35,7 @@ from mpbakery._system.packets import (
     wait_for,
 )
 from mpbakery._system.starting import send_descriptor, starting_process
-from mpbakery._work.content import Content, content_of
+from mpbakery._work.queues.item import Content, content_of
 
 #: How a message begins that holds all of an item, and one that holds as much of it as there is room for, and the size
 #: of all of it in front of that. A label is in between.

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, Final
 
 from mpbakery._system.identity import Process, is_gone, process_with
-from mpbakery._work.channel import Channel
-from mpbakery._work.doors import attempt
-from mpbakery._work.task import Task
-from mpbakery._work.worker import WorkerEnd
+from mpbakery._work.pools.channel import Channel
+from mpbakery._work.pools.doors import attempt
+from mpbakery._work.pools.task import Task
+from mpbakery._work.pools.worker import WorkerEnd
 
 #: What counts as the exit code of a process whose own cannot be known.
 _UNKNOWN_END: Final = 255

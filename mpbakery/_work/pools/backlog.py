@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from mpbakery._system.pipes import CAPACITY
-from mpbakery._work.task import Task
-from mpbakery._work.threads import Bell
+from mpbakery._work.pools.task import Task
+from mpbakery._work.pools.threads import Bell
 
 
 class Backlog:

@@ -35,9 +35,9 @@ from mpbakery._system.book import Book
 from mpbakery._system.layout import WORD
 from mpbakery._system.native import sleep
 from mpbakery._system.packets import is_no_room, wait_for
-from mpbakery._work.feeder import Parcel
-from mpbakery._work.messages import Arrival, Receiver, Sender
-from mpbakery._work.room import BIAS, EPOCH, FIRST, GRACE, HIGH, ITEM, LATEST, MENDING, TASK
+from mpbakery._work.queues.feeder import Parcel
+from mpbakery._work.queues.messages import Arrival, Receiver, Sender
+from mpbakery._work.queues.room import BIAS, EPOCH, FIRST, GRACE, HIGH, ITEM, LATEST, MENDING, TASK
 
 #: How often one that waits for a place looks for lost ones (s).
 _NAP: Final = 0.1

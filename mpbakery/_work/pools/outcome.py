@@ -13,8 +13,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from mpbakery._errors import MpbakeryError
-from mpbakery._work.channel import Content, content_of
-from mpbakery._work.doors import Outcome, attempt, name_of, shown
+from mpbakery._work.pools.channel import Content, content_of
+from mpbakery._work.pools.doors import Outcome, attempt, name_of, shown
 
 
 class TransferError(MpbakeryError, MaybeEncodingError):  # type: ignore[misc]

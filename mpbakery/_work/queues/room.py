@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from mpbakery._work.feeder import Parcel
-from mpbakery._work.messages import Arrival
+from mpbakery._work.queues.feeder import Parcel
+from mpbakery._work.queues.messages import Arrival
 
 # The words of a queue's book.
 EPOCH: Final = 0  # a new one begins when somebody looks for lost places

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from mpbakery._work.doors import report
-from mpbakery._work.task import Task
-from mpbakery._work.threads import Inbox, keep_on, let_go
+from mpbakery._work.pools.doors import report
+from mpbakery._work.pools.task import Task
+from mpbakery._work.pools.threads import Inbox, keep_on, let_go
 
 #: How often to try what raises something other than MemoryError.
 _TRIES: Final = 3

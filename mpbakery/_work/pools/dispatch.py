@@ -21,15 +21,16 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-from mpbakery._work.backlog import Backlog
-from mpbakery._work.channel import EMPTY, Buffer, Content, message_of
-from mpbakery._work.doors import Outcome, attempt
-from mpbakery._work.hiring import Hiring
-from mpbakery._work.lookout import Lookout
-from mpbakery._work.messenger import Messenger
-from mpbakery._work.staff import Worker, end_all
-from mpbakery._work.task import Task
-from mpbakery._work.threads import keep_on, let_go
+from mpbakery._work.pools.backlog import Backlog
+from mpbakery._work.pools.channel import EMPTY, Buffer, Content, message_of
+from mpbakery._work.pools.deaths import fate_of
+from mpbakery._work.pools.doors import Outcome, attempt
+from mpbakery._work.pools.hiring import Hiring
+from mpbakery._work.pools.lookout import Lookout
+from mpbakery._work.pools.messenger import Messenger
+from mpbakery._work.pools.staff import Worker, end_all
+from mpbakery._work.pools.task import Task
+from mpbakery._work.pools.threads import keep_on, let_go
 
 #: How often to ask whether the workers live, while one of them has something to do (s). A death shows at once, unless
 #: another process has inherited the pipe that shows it.
@@ -42,8 +43,6 @@ _CLOSELY: Final = 0.001
 #: When none follows any more for so long, those that there are are delivered (s). A shorter time would want a timer of
 #: its own each time, which costs more than all else that is done for a short task.
 _NO_MORE: Final = 0.005
-#: So many workers may die in the middle of reading a task, until nobody is given it any more.
-_READERS: Final = 3
 
 
 class Dispatcher:
@@ -445,20 +444,11 @@ class Dispatcher:
 
     def _bereave(self, worker: Worker, task: Task, pid: int, exitcode: int | None) -> None:
         """See what becomes of the task of a dead worker."""
-        unread = worker.channel.unread(task.message)
-        task.deaths += not unread
-        # not if it has got no more than the length: then it may have been killed while it was idle
-        task.dead_readers += 0 < unread < len(task.message) - len(EMPTY)
-        fault = worker.fault
-        if fault is not None:
-            self._fail(task, lambda: fault)
-        elif task.deaths > task.retries:
-            self._fail(task, partial(task.died, pid, exitcode))
-        elif task.dead_readers == _READERS:
-            # It may be what they die of, and would be given out again for ever, before all others.
-            self._fail(task, partial(task.died, pid, exitcode, unread=True))
-        else:
+        failure = fate_of(task, worker, pid, exitcode)
+        if failure is None:
             self._backlog.put_back(task)
+        else:
+            self._fail(task, failure)
         worker.task = None
 
     def _lacks_workers(self) -> bool:

@@ -21,7 +21,7 @@ from multiprocessing import pool as standard
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mpbakery._errors import SharingError
-from mpbakery._work.doors import Outcome, attempt, report
+from mpbakery._work.pools.doors import Outcome, attempt, report
 
 _T = TypeVar("_T")
 

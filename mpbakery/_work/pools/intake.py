@@ -12,11 +12,11 @@ from multiprocessing import pool as standard
 from typing import Any, Final
 
 from mpbakery._errors import PoolTerminatedError
-from mpbakery._work.dispatch import Dispatcher
-from mpbakery._work.doors import Outcome, attempt
-from mpbakery._work.results import abort, break_off, settle
-from mpbakery._work.task import Task
-from mpbakery._work.threads import Inbox, keep_on
+from mpbakery._work.pools.dispatch import Dispatcher
+from mpbakery._work.pools.doors import Outcome, attempt
+from mpbakery._work.pools.results import abort, break_off, settle
+from mpbakery._work.pools.task import Task
+from mpbakery._work.pools.threads import Inbox, keep_on
 
 #: A task as the standard library's Pool has it: job, index, function, arguments, keywords.
 PoolTask = tuple[int, int, Callable[..., Any], Any, dict[str, Any]]

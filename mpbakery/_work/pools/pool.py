@@ -20,9 +20,9 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from mpbakery._errors import PoolTerminatedError
-from mpbakery._work.dispatch import Dispatcher
-from mpbakery._work.intake import Intake, PoolTask, mapstar, starmapstar
-from mpbakery._work.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult, check_owner
+from mpbakery._work.pools.dispatch import Dispatcher
+from mpbakery._work.pools.intake import Intake, PoolTask, mapstar, starmapstar
+from mpbakery._work.pools.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult, check_owner
 
 _S = TypeVar("_S")
 _T = TypeVar("_T")

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any, Final
 
 from mpbakery._errors import WorkerDiedError
-from mpbakery._work.doors import attempt
-from mpbakery._work.staff import Worker
-from mpbakery._work.task import Task
-from mpbakery._work.threads import Inbox, keep_on, let_go
+from mpbakery._work.pools.deaths import died
+from mpbakery._work.pools.doors import attempt
+from mpbakery._work.pools.staff import Worker
+from mpbakery._work.pools.task import Task
+from mpbakery._work.pools.threads import Inbox, keep_on, let_go
 
 #: How long to wait after a worker could not be started (s): the system may have run out of something, for a moment.
 _START_AGAIN: Final = 0.1
@@ -126,7 +127,7 @@ class Hiring:
     def why_not(self, task: Task) -> WorkerDiedError:
         """The error of a task that finds no worker."""
         pid, exitcode, cause = self._last_failure
-        error = task.died(pid, exitcode, given_up=True)
+        error = died(task, pid, exitcode, given_up=True)
         error.__cause__ = cause
         return error
 
