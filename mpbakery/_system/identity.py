@@ -17,7 +17,7 @@ import errno
 import io
 import os
 import select
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mpbakery._errors import reraise_handlers
 
@@ -139,7 +139,7 @@ def _is_other(one: int, other: int) -> bool:
 
 def _own_start(pid: int) -> int:
     try:
-        with _descriptor_of(pid) as file, next(map(io.FileIO, map(os.eventfd, (0,)))) as other:
+        with _descriptor_of(pid) as file, next(map(io.FileIO, map(_in_os("eventfd"), (0,)))) as other:
             described, anonymous = os.fstat(file.fileno()), os.fstat(other.fileno())
         if described.st_dev != anonymous.st_dev:  # else it is the one inode of all that has none, before Linux 6.9
             return _BY_INODE | described.st_ino & _INODE
@@ -150,10 +150,15 @@ def _own_start(pid: int) -> int:
     return status.start if status else UNKNOWN_START
 
 
+def _in_os(name: str) -> Any:
+    """A function that not every system has. Raises AttributeError where there is none."""
+    return getattr(os, name)
+
+
 def _descriptor_of(pid: int) -> io.FileIO:
     """A descriptor of a process. Raises OSError, or AttributeError where the system has no such thing."""
     # in C, so that no handler that raises comes between the opening and what closes
-    return next(map(io.FileIO, map(os.pidfd_open, (pid,))))
+    return next(map(io.FileIO, map(_in_os("pidfd_open"), (pid,))))
 
 
 def _by_descriptor(process: Process) -> bool:
@@ -246,10 +251,11 @@ def _by_links(process: Process) -> bool:
 
 
 def _by_parenthood(process: Process) -> bool:
-    try:
-        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except AttributeError:
+    waitid = getattr(os, "waitid", None)
+    if waitid is None:
         return False
+    try:
+        return waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except OSError as error:
         reraise_handlers(error)
         return False

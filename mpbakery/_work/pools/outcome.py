@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
+from multiprocessing import pool as standard
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpbakery._errors import MpbakeryError
 from mpbakery._work.pools.channel import Content, content_of
 from mpbakery._work.pools.doors import Outcome, attempt, name_of, shown
 
+if TYPE_CHECKING:
+    # type checkers do not know the standard library's
+    class MaybeEncodingError(Exception):
+        """A result cannot be pickled."""
 
-class TransferError(MpbakeryError, MaybeEncodingError):  # type: ignore[misc]
+        exc: str
+        value: str
+
+    class RemoteTraceback(Exception):
+        """A traceback as text."""
+
+else:
+    MaybeEncodingError = standard.MaybeEncodingError
+    RemoteTraceback = standard.RemoteTraceback
+
+
+class TransferError(MpbakeryError, MaybeEncodingError):
     """What a task has returned, or raised, cannot be handed over to the process that has asked for it.
 
     `what` is "result" or "exception". Of an exception, `name` is the class with its module, and `text` what it says;
@@ -49,8 +64,11 @@ class TransferError(MpbakeryError, MaybeEncodingError):  # type: ignore[misc]
             )
         RuntimeError.__init__(self, message)
 
-    __str__ = RuntimeError.__str__
-    __repr__ = RuntimeError.__repr__
+    def __str__(self) -> str:
+        return RuntimeError.__str__(self)
+
+    def __repr__(self) -> str:
+        return RuntimeError.__repr__(self)
 
     def __reduce__(self) -> tuple[type[TransferError], tuple[str, str, str, str]]:
         return type(self), (self.what, self.name, self.text, self.reason)

@@ -193,7 +193,9 @@ class IMapIterator(_StandardIterator[_T]):
                 raise value
             self._items.extend(value if self._in_chunks else (value,))
 
-    next = __next__
+    def next(self, timeout: float | None = None) -> _T:
+        """The same, under the name that multiprocessing has for a call with a timeout."""
+        return self.__next__(timeout)
 
     def _next_outcome(self, timeout: float | None) -> Outcome:
         while True:
