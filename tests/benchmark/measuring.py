@@ -25,6 +25,12 @@ MAKERS: Final[dict[str, Callable[[], Lock]]] = {
     MULTIPROCESSING: FORK.Lock,
 }
 
+#: The same, but first come, first served to the letter.
+IN_ORDER: Final[dict[str, Callable[[], Lock]]] = {
+    **MAKERS,
+    MPBAKERY: functools.partial(mpbakery.Lock, tenure=0, ctx=FORK),
+}
+
 clock = time.monotonic_ns
 US: Final = 1_000
 MS: Final = 1_000_000

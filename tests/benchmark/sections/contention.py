@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmark.children import Crew, shared, time_limit
 from benchmark.figures import Figure, spread
-from benchmark.measuring import MAKERS, MPBAKERY, MS, MULTIPROCESSING, US, Effort, Lock, S, clock, in_turn
+from benchmark.measuring import IN_ORDER, MAKERS, MPBAKERY, MS, MULTIPROCESSING, US, Effort, Lock, S, clock, in_turn
 
 
 def busy(ns: int) -> None:
@@ -64,9 +64,9 @@ def contender(crew: Crew, lock: Lock, load: Load, board: memoryview, row: int) -
     board[1 + 2 * row], board[2 + 2 * row] = count, longest
 
 
-def contend(load: Load, kind: str) -> Outcome:
+def contend(load: Load, kind: str, makers: dict[str, Callable[[], Lock]] = MAKERS) -> Outcome:
     """Let the processes of `load` loose on a new lock."""
-    lock = MAKERS[kind]()
+    lock = makers[kind]()
     board = shared(1 + 2 * load.processes)
     with Crew() as crew, time_limit(load.seconds + 30):
         for row in range(load.processes):
@@ -80,17 +80,17 @@ def contend(load: Load, kind: str) -> Outcome:
 
 
 def fairness(effort: Effort) -> Iterator[Figure]:
-    """8 processes, 1 ms under the lock, no pause: who gets it how often, and who waits how long."""
+    """8 processes, 1 ms under the lock, no pause, tenure=0: who gets it how often, and who waits how long."""
     for name, hold in (
         ("sleep", functools.partial(time.sleep, 0.001)),
         ("busy", functools.partial(busy, MS)),
     ):
         load = Load(8, effort.contention, hold)
-        outcomes = in_turn(effort.rounds, functools.partial(contend, load), f"1 ms {name}")
+        outcomes = in_turn(effort.rounds, functools.partial(contend, load, makers=IN_ORDER), f"1 ms {name}")
         jain = {kind: spread([one.jain for one in found]) for kind, found in outcomes.items()}
         wait = {kind: spread([one.longest_wait for one in found]) for kind, found in outcomes.items()}
         rate = {kind: spread([one.per_second for one in found]) for kind, found in outcomes.items()}
-        what = f"8 processes, 1 ms {name}"
+        what = f"8 processes, 1 ms {name}, tenure=0"
         yield Figure(
             f"{what}: Jain's index",
             ">= 0.99",
