@@ -151,7 +151,7 @@ class Lock(Bakery, Shared):
     def _take_as_told(self, death: OwnerDiedWarning) -> None:
         """The calling thread need not be told of this death once more."""
         words = self._memory.words
-        since = words[words[OWNER]]
+        since = words[words[OWNER] & INDEX]
         owner = snapshot.read_owner(self._memory)
         if owner is not None and (owner.pid, owner.thread) == (death.pid, death.thread):
             self._seats.slot.announced = since

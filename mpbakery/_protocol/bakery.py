@@ -58,7 +58,7 @@ from typing import Any, Final, TypeVar, cast
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import Line
 from mpbakery._protocol.naps import NAP
-from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, Seats
+from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, InItsThread, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
 
@@ -201,7 +201,7 @@ class Bakery:
         return Seats(self._line)
 
     def _releaser_of(self, seats: Seats) -> object:
-        return seats
+        return InItsThread(seats)
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
         """Acquire the lock; the order of arrival decides who gets it, but for the last owner within its tenure.
@@ -252,8 +252,10 @@ class Bakery:
                     # fence C: without it the head of the line could close OWNER and see us outside, and we see it open
                     if not slot.take():
                         slot.refence()
-                    # Whoever sees HELD filled, the fence and OWNER open, in this order, is in, whatever comes after.
-                    if words[OWNER] == held:
+                    # Whoever sees HELD filled, the fence and OWNER open, in this order, is in, whatever comes after. And
+                    # HELD as it was filled: a handler may have released what nobody held, to be told that, and the store
+                    # came before it was.
+                    if words[OWNER] == held and slot.times[held] == now:
                         slot.attempt = generation  # see Slot.attempt
                         if slot.generation is generation:
                             words[slot.entered_at] = slot.entered = slot.entered + 1

@@ -202,7 +202,11 @@ class Waiter:
         """Look whether the process that we wait for is dead, and if so, help ourselves on; whether it was."""
         line = self._line
         if ahead:
-            return line.table.is_dead(ahead[-1][1]) and line.table.reap(ahead[-1][1], self.deadline)
+            if not line.table.is_dead(ahead[-1][1]):
+                return False
+            # No longer than a nap: who has the claim lock may be a handler that has interrupted a claim, and is behind us.
+            until = line.machine.clock() + NAP
+            return line.table.reap(ahead[-1][1], until if self.deadline is None else min(until, self.deadline))
         return self._look_at_obstacle()
 
     def _look_at_obstacle(self) -> bool:

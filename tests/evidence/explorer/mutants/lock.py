@@ -417,7 +417,7 @@ TENURE_MUTANTS: Final = {
         "                    # Whoever",
     ),
     "one comes again though OWNER is closed": one_change(
-        "2x1, tenure", SEQUENTIAL, "bakery", "if words[OWNER] == held:", "if words[OWNER] & ~(1 << 29) == held:"
+        "2x1, tenure", SEQUENTIAL, "bakery", "if words[OWNER] == held and", "if words[OWNER] & ~(1 << 29) == held and"
     ),
     "the head does not close OWNER": one_change(
         "2x1, tenure", SEQUENTIAL, "seats", "                words[OWNER] = owner | CLOSED\n", "                pass\n"
