@@ -252,9 +252,8 @@ class Bakery:
                     # fence C: without it the head of the line could close OWNER and see us outside, and we see it open
                     if not slot.take():
                         slot.refence()
-                    # Whoever sees HELD filled, the fence and OWNER open, in this order, is in, whatever comes after. And
-                    # HELD as it was filled: a handler may have released what nobody held, to be told that, and the store
-                    # came before it was.
+                    # Whoever sees HELD filled, the fence and OWNER open, in this order, is in, whatever comes after.
+                    # HELD as it was filled: a handler that releases what nobody holds is told so behind the store.
                     if words[OWNER] == held and slot.times[held] == now:
                         slot.attempt = generation  # see Slot.attempt
                         if slot.generation is generation:

@@ -204,7 +204,7 @@ class Waiter:
         if ahead:
             if not line.table.is_dead(ahead[-1][1]):
                 return False
-            # No longer than a nap: who has the claim lock may be a handler that has interrupted a claim, and is behind us.
+            # No longer than a nap: who has the claim lock may wait behind us, in a handler that came into its claim.
             until = line.machine.clock() + NAP
             return line.table.reap(ahead[-1][1], until if self.deadline is None else min(until, self.deadline))
         return self._look_at_obstacle()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from multiprocessing.context import BaseContext
@@ -152,3 +153,22 @@ def test_nested_locks(fork: BaseContext, crew: Crew) -> None:
         assert in_thread(lambda: outer.acquire(False)) is False
         assert in_thread(lambda: inner.acquire(False)) is False
     assert in_thread(lambda: outer.acquire(False)) is True
+
+
+def test_another_thread_releases_while_this_one_acquires_again(fork: BaseContext) -> None:
+    """Whichever thread has looked `release` up: none of them releases twice."""
+    lock = mpbakery.Lock(tenure=0.01, ctx=fork)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            lock.acquire()
+            other = threading.Thread(target=lock.release)
+            other.start()
+            lock.acquire()
+            other.join()
+            lock.release()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not lock.locked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ from multiprocessing.process import BaseProcess
 import pytest
 
 import mpbakery
-from mpbakery._system.layout import PARK, PARKED_LONG, record_of
+from mpbakery._system.layout import CLOSED, OWNER, PARK, PARKED_LONG, record_of
 from support.children import acquire_and_exit, acquire_once, hold_in_thread_without_main_thread
 from support.detectors import keep_ledger, keep_ledger_in_every_way
 from support.namespaces import in_new_pid_namespace, meet_reused_pid
@@ -644,3 +645,18 @@ def test_everything_at_once(fork: BaseContext, crew: Crew) -> None:
     assert (ledger[4], ledger[5]) == (0, 0), "torn without a death, disturbed under the lock"
     assert kills > 20
     assert lock.statistics().recoveries > 0
+
+
+def test_who_dies_in_the_tenure_while_the_head_closes_it_is_taken_as_told(fork: BaseContext, crew: Crew) -> None:
+    """What a condition's wait does with a death that it has told of already."""
+    lock = mpbakery.Lock(tenure=math.inf, ctx=fork)
+    holder = Puppet(crew, lock)
+    holder("acquire")
+    holder.kill()
+    lock._memory.words[OWNER] |= CLOSED
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(mpbakery.OwnerDiedWarning) as caught:
+            lock.acquire()
+        lock._take_as_told(caught.value)
+        assert lock.acquire() is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -21,6 +22,7 @@ import pytest
 import mpbakery
 from evidence.storms import storms
 from evidence.storms.storms import STORM, hits, weather
+from mpbakery._protocol.seats import Slot
 from mpbakery._system.layout import IDLE, NUMBERS
 from support.processes import state_of
 from support.workers import PATIENCE, Crew, Puppet, expect, wait_for_waiters, wait_until
@@ -427,3 +429,78 @@ def test_signals_do_not_stretch_a_timeout(crew: Crew, lock: mpbakery.Lock) -> No
     got, took = puppet.end()
     assert got is False
     assert 0.5 <= took < 5
+
+
+def strike_once(slot: Slot, step: str) -> None:
+    """Have SIGUSR1 come behind the next call of one of the steps of a slot."""
+    call = getattr(slot, step)
+
+    def striking() -> Any:
+        setattr(slot, step, call)
+        done = call()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return done
+
+    setattr(slot, step, striking)
+
+
+@pytest.mark.parametrize("make", [mpbakery.Lock, mpbakery.RLock])
+def test_a_handler_releases_what_nobody_holds_while_its_flow_comes_again(
+    fork: BaseContext, crew: Crew, make: type[mpbakery.Lock]
+) -> None:
+    """What it clears is the HELD by which the flow would be in."""
+    lock = make(tenure=math.inf, ctx=fork)
+    with lock:
+        pass
+
+    def release(*_: object) -> None:
+        with contextlib.suppress(ValueError):
+            lock.release()
+
+    before = signal.signal(signal.SIGUSR1, release)
+    try:
+        strike_once(lock._seats.slot, "take")
+        assert lock.acquire() is True
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert Puppet(crew, lock)("acquire", False) is False
+    lock.release()
+    assert Puppet(crew, lock)("acquire", False) is True
+
+
+def test_a_handler_acquires_and_keeps_the_lock_in_the_middle_of_a_release(lock: mpbakery.Lock) -> None:
+    """Behind the store that frees it; what the handler has is not released by that."""
+    lock.acquire()
+    before = signal.signal(signal.SIGUSR1, lambda *_: lock.acquire())
+    try:
+        strike_once(lock._seats.slot, "free")
+        lock.release()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert lock.locked()
+    lock.release()
+    assert not lock.locked()
+
+
+def test_a_handler_that_has_interrupted_a_claim_waits_behind_one_who_clears_away_a_dead_one(
+    crew: Crew, lock: mpbakery.Lock
+) -> None:
+    """For that, it wants the claim lock, which the handler's flow has."""
+    lock.acquire()
+    dead, living = Puppet(crew, lock), Puppet(crew, lock)
+    for number, waiting in enumerate((dead, living), 1):
+        waiting.begin("acquire")
+        wait_for_waiters(lock, number)
+    ours, theirs = crew.context.Pipe()
+    newcomer = crew.start(storms.claim_with_handler, theirs, lock)
+    assert expect(ours) == "ready"
+    dead.kill()
+    time.sleep(0.3)  # until the living one has looked, and wants the claim lock: nothing tells of that
+    os.kill(newcomer.pid or 0, signal.SIGUSR1)
+    wait_until(
+        lambda: [waiter.pid for waiter in lock.statistics().waiters][-1:] == [newcomer.pid], "the handler in line"
+    )
+    lock.release()
+    assert living.end() is True
+    living("release")
+    assert expect(ours) is True

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import mpbakery
+from mpbakery._protocol.slots import SlotTable
 from mpbakery._system import identity
 from support.workers import PATIENCE, AnyLock, Crew, begin, expect
 
@@ -687,6 +688,32 @@ def hold_with_handler(connection: Connection, lock: mpbakery.Lock) -> None:
             time.sleep(0.001)
         connection.send((reports, lock.owner is not None and lock.owner.pid == os.getpid(), lock.statistics().waiters))
     connection.send(lock.locked())
+
+
+def claim_with_handler(connection: Connection, lock: mpbakery.Lock) -> None:
+    """Acquire the lock for the first time, and in the middle of that in a handler of SIGUSR1."""
+
+    over = False
+
+    def handle(_number: int, _frame: object) -> None:
+        nonlocal over
+        with lock:
+            over = True
+
+    signal.signal(signal.SIGUSR1, handle)
+    take = SlotTable._take_one
+
+    def wait_and_take(table: SlotTable, *arguments: Any) -> int:
+        SlotTable._take_one = take  # type: ignore[method-assign]
+        connection.send("ready")
+        while not over:
+            time.sleep(0.001)
+        return take(table, *arguments)
+
+    SlotTable._take_one = wait_and_take  # type: ignore[method-assign, assignment]
+    with lock:
+        pass
+    connection.send(True)
 
 
 #: The signals of `be_struck_twice`.
