@@ -70,8 +70,8 @@ SHARED_MUTANTS: Final = {
         "a dead waiter is waited for",
         SEQUENTIAL,
         {"deaths": "waiter", "semaphore, deaths": "waiter"},
-        "return line.table.is_dead(ahead[-1][1]) and line.table.reap(ahead[-1][1], self.deadline)",
-        "return False",
+        "if not line.table.is_dead(ahead[-1][1]):",
+        "if True:",
     ),
     **in_each(
         "whom it lets go sleeps on",
