@@ -477,18 +477,25 @@ TENURE_MUTANTS: Final = {
                     raise""",
         "                    raise",
     ),
-    "who comes again does not notice that a handler has taken its place": one_change(
+    # one of the two would be enough here; the second look is for children that handlers fork, the first for handlers that
+    # release what nobody holds
+    "who comes again does not notice that a handler has taken its place": Mutant(
         "handlers, tenure",
         SEQUENTIAL,
-        "bakery",
-        """\
+        (
+            Change("bakery", "if words[OWNER] == held and slot.times[held] == now:", "if words[OWNER] == held:"),
+            Change(
+                "bakery",
+                """\
                         if slot.generation is generation:
                             words[slot.entered_at] = slot.entered = slot.entered + 1
                             slot.attempt""",
-        """\
+                """\
                         if True:
                             words[slot.entered_at] = slot.entered = slot.entered + 1
                             slot.attempt""",
+            ),
+        ),
     ),
     "a handler leaves HELD filled of whose place it takes": one_change(
         "handlers, tenure",
