@@ -477,8 +477,8 @@ TENURE_MUTANTS: Final = {
                     raise""",
         "                    raise",
     ),
-    # one of the two would be enough here; the second look is for children that handlers fork, the first for handlers that
-    # release what nobody holds
+    # one of the two would be enough here: the second look is for children that handlers fork, the first for handlers
+    # that release what nobody holds
     "who comes again does not notice that a handler has taken its place": Mutant(
         "handlers, tenure",
         SEQUENTIAL,
