@@ -101,7 +101,7 @@ def answer_with(error: BaseException) -> memoryview:
     survives, pickled = attempt(_pickled, error)
     module = attempt(getattr, type(error), "__module__")[1]
     name = name_of(type(error))
-    if type(module) is str and module not in {"builtins", "__main__"}:
+    if type(module) is str and module not in {"builtins", "__main__", "__mp_main__"}:
         name = f"{module}.{name}"
     way, reason = (bytes(pickled), "") if survives else (None, shown(pickled))
     return _pickled((False, (name, shown(error, str), way, reason, _trace_of(error))))
