@@ -58,7 +58,7 @@ from typing import Any, Final, TypeVar, cast
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import Line
 from mpbakery._protocol.naps import NAP
-from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, InItsThread, Seats
+from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
 
@@ -201,7 +201,7 @@ class Bakery:
         return Seats(self._line)
 
     def _releaser_of(self, seats: Seats) -> object:
-        return InItsThread(seats)
+        return seats
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
         """Acquire the lock; the order of arrival decides who gets it, but for the last owner within its tenure.
