@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import mpbakery
 from mpbakery._system import packets
 from support.namespaces import WITHOUT_SEMAPHORES, try_mount_namespace, try_pid_namespace
 from support.processes import adopt_orphans, all_processes, command_of, status_of
@@ -117,6 +119,20 @@ def mount_namespaces(crew: Crew) -> None:
     theirs.close()
     if refusal := expect(ours):
         pytest.skip(f"a new mount namespace is not permitted here: {refusal}")
+
+
+@pytest.fixture(params=START_METHODS)
+def context(request: pytest.FixtureRequest) -> Any:
+    """Ours, for every start method in turn."""
+    return mpbakery.get_context(request.param)
+
+
+@pytest.fixture
+def context_crew(context: Any) -> Iterator[Crew]:
+    """Children of that context, killed and reaped when the test is over."""
+    children = Crew(context)
+    yield children
+    children.close()
 
 
 @pytest.fixture

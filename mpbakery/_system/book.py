@@ -12,15 +12,11 @@ import fcntl
 import functools
 import mmap
 import os
-import struct
 from collections.abc import Callable
-from typing import Final
 
 from mpbakery._errors import SharingError, reraise_handlers
 from mpbakery._system.files import OwnFile, anonymous_file, is_sealed, opened_anew
-
-#: What fcntl(2) calls `struct flock`, on 64-bit systems.
-_FLOCK: Final = struct.Struct("hhqqi4x")
+from mpbakery._system.record_locks import is_locked
 
 
 class Book:
@@ -97,9 +93,7 @@ class Book:
 
     def is_held(self, place: int) -> bool:
         """Whether another process, which is alive, has locked the byte at `place`."""
-        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
-        answer = fcntl.fcntl(self._file.descriptor, fcntl.F_GETLK, question)
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        return is_locked(self._file.descriptor, place)
 
 
 class Presence:

@@ -43,6 +43,13 @@ def place_of(process: Process) -> int:
     return LIVES + ((process.start & _START) << _PID_BITS | process.pid & _PID)
 
 
+def is_locked(descriptor: int, place: int) -> bool:
+    """Whether another process has a record lock on byte `place` of a file, on Linux. Raises OSError where refused."""
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
+    answer: int = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, question))[0]
+    return answer != fcntl.F_UNLCK
+
+
 class ClaimFile(OwnFile):
     """The file whose record locks guard the claiming of slots: it is that of the segment in which the slots are."""
 
@@ -91,9 +98,7 @@ class ClaimFile(OwnFile):
 
     def _is_locked(self, place: int) -> bool:
         """Whether another process has the record lock of a byte."""
-        question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0)
-        answer: int = _FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_GETLK, question))[0]
-        return answer != fcntl.F_UNLCK
+        return is_locked(self.descriptor, place)
 
     def _cannot_be_locked(self, place: int) -> bool:
         """The same where struct flock is another one. Of two who ask at once, one is told so wrongly."""

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import queue
-from collections.abc import Iterator
 from multiprocessing import queues
 from typing import Any
 
@@ -18,21 +17,6 @@ from support.everything import USES, put_many
 from support.places import EVERYTHING, run_without_shared_memory
 from support.scripts import run
 from support.workers import PATIENCE, Crew
-
-
-@pytest.fixture(params=START_METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    """Ours, for every start method in turn."""
-    return mpbakery.get_context(request.param)
-
-
-@pytest.fixture
-def context_crew(context: Any) -> Iterator[Crew]:
-    """Children of that context, killed and reaped when the test is over."""
-    children = Crew(context)
-    yield children
-    children.close()
-
 
 # --- Which context -------------------------------------------------------------------------------------------------
 

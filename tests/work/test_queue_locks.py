@@ -6,14 +6,13 @@ import os
 import queue
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
 import mpbakery
-from conftest import START_METHODS
 from mpbakery._system.layout import KIND_AT, MAX_SLOTS, QUEUE_LOCK, THREAD, record_of
 from mpbakery._work.queues import piped
 from support.everything import get_one
@@ -141,20 +140,6 @@ def test_a_death_that_cannot_be_shown_does_not_block_a_queue(crew: Crew, way: st
     assert expect(ours) == "item"
     crew.finish()
     items.close()
-
-
-@pytest.fixture(params=START_METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    """Ours, for every start method in turn."""
-    return mpbakery.get_context(request.param)
-
-
-@pytest.fixture
-def context_crew(context: Any) -> Iterator[Crew]:
-    """Children of that context, killed and reaped when the test is over."""
-    children = Crew(context)
-    yield children
-    children.close()
 
 
 def test_their_locks_are_ours(context: Any) -> None:

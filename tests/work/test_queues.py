@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import connection, queues
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -27,7 +27,6 @@ from typing import Any, Final
 import pytest
 
 import mpbakery
-from conftest import START_METHODS
 from mpbakery._system import packets
 from mpbakery._system.book import Book, Presence
 from mpbakery._system.files import OwnFile, anonymous_file
@@ -72,20 +71,6 @@ from support.workers import PATIENCE, Crew, expect, in_threads, kill, wait_for_s
 
 #: More items than there is room for under way, however much there is.
 MANY: Final = 20_000
-
-
-@pytest.fixture(params=START_METHODS)
-def context(request: pytest.FixtureRequest) -> Any:
-    """Ours, for every start method in turn."""
-    return mpbakery.get_context(request.param)
-
-
-@pytest.fixture
-def context_crew(context: Any) -> Iterator[Crew]:
-    """Children of that context, killed and reaped when the test is over."""
-    children = Crew(context)
-    yield children
-    children.close()
 
 
 @pytest.fixture
