@@ -20,6 +20,7 @@ import select
 from typing import Any, Final, NamedTuple
 
 from mpbakery._errors import reraise_handlers
+from mpbakery._system import native
 
 
 class Process(NamedTuple):
@@ -166,7 +167,7 @@ def _by_descriptor(process: Process) -> bool:
         with _descriptor_of(process.pid) as file:
             if _is_other(process.start, _BY_INODE | os.fstat(file.fileno()).st_ino & _INODE):
                 return True
-            end = select.poll()
+            end = native.poll()
             end.register(file, select.POLLIN)
             return bool(end.poll(0))
     except AttributeError:

@@ -296,7 +296,11 @@ def test_keyboard_interrupt_leaves_no_place_in_the_line(crew: Crew, lock: mpbake
     assert impatient("acquire", False) is True, "the slot is as good as before"
 
 
-@pytest.mark.xfail(sys.version_info < (3, 11), reason="CPython 3.10 runs handlers before an `except`", strict=True)
+@pytest.mark.xfail(
+    sys.version_info < (3, 11),
+    reason="CPython 3.10 runs handlers before an `except`, if both are there by then",
+    strict=False,
+)
 def test_two_handlers_that_raise_at_once_leave_no_place_in_the_line(crew: Crew, lock: mpbakery.Lock) -> None:
     """The second one comes as early as the interpreter lets it: CPython 3.10 runs it before an `except` is entered."""
     lock.acquire()
