@@ -36,11 +36,6 @@ from support.command_line import Parser, StatusLine, in_range
 _NEWS: Final = 0.5
 
 
-#: What is broken, and not understood yet: with seed 1, in execution 857, a handler that runs between two steps where no
-#: interpreter runs one, on a machine where stores overtake stores, has the second in line served first.
-KNOWN: Final = ("handlers anywhere", PARTIAL_STORE_ORDER)
-
-
 @dataclass(frozen=True)
 class Search:
     """One search: of everything, up to a bound of pre-emptions, or at random."""
@@ -85,8 +80,7 @@ def long_searches(seed: int) -> list[Search]:
 
 
 def _at_random(names: Iterable[str], count: int, seed: int) -> list[Search]:
-    searches = [Search(name, model, random=count, seed=seed) for name in names for model in MODELS]
-    return [one for one in searches if (one.scenario, one.model) != KNOWN]
+    return [Search(name, model, random=count, seed=seed) for name in names for model in MODELS]
 
 
 def run_search(search: Search, news: Connection) -> None:

@@ -38,7 +38,8 @@ class LineWorld(World):
         """First come, first served, from the end of the doorway: who was in line before this one came?"""
         self.in_line.discard(slot)
         if number == CHOOSING:
-            self.ahead[slot] = frozenset(self.in_line)
+            # One that has been served, and comes anew, can be seen in the doorway before it is seen to be in.
+            self.ahead[slot] = frozenset() if self.is_served(slot) else frozenset(self.in_line)
         elif number == IDLE:
             self.ahead.pop(slot, None)
         else:
@@ -54,6 +55,10 @@ class LineWorld(World):
             process = self.process_of(other)
             if process is not None and not process.dead and other != slot:
                 raise Violation(f"slot {slot} was served before slot {other}, which had come first")
+
+    def is_served(self, slot: int) -> bool:
+        """Whether whose slot it is has entered through the line with a store that only it sees so far."""
+        return False
 
     def process_of(self, slot: int) -> Process | None:
         """Whose slot it is."""

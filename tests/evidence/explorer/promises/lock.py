@@ -10,7 +10,7 @@ from evidence.explorer.simulated.memory import SimulatedMemory
 from evidence.explorer.simulated.operations import Violation
 from evidence.explorer.simulated.process import Process
 from mpbakery._protocol.seats import RETURNING
-from mpbakery._system.layout import CLOSED, INDEX, OWNER, PID, record_of, slot_of
+from mpbakery._system.layout import CLOSED, HELD, INDEX, OWNER, PID, record_of, slot_of
 
 
 class LockWorld(LineWorld):
@@ -72,6 +72,14 @@ class LockWorld(LineWorld):
         """A process is about to release it."""
         self.inside = []
 
+    def is_served(self, slot: int) -> bool:
+        """Whether whose slot it is has entered through the line with a store that only it sees so far."""
+        process, held = self.process_of(slot), record_of(self.slots, slot) + HELD
+        return process is not None and any(
+            (word, value) == (OWNER, held) or (word == held and self._is_through_the_line(process, value))
+            for word, value in process.buffer
+        )
+
     def check_store(self, process: Process, word: int, value: Any) -> None:
         """What a store must not do that is about to become visible."""
         if word == OWNER and value & CLOSED:
@@ -80,11 +88,14 @@ class LockWorld(LineWorld):
         elif word == OWNER:
             self._new_owner(value)
         elif word == self.memory[OWNER] & INDEX and value and value != self.memory[word]:
-            until = process.lock._seats.slot.until
-            if value + self.tenure == until:
-                self.check_order(slot_of(self.slots, word))  # it has entered through the line
-            elif value >= until:
+            if self._is_through_the_line(process, value):
+                self.check_order(slot_of(self.slots, word))
+            elif value >= process.lock._seats.slot.until:
                 raise Violation(f"process {process.index} comes again when its tenure is over")
+
+    def _is_through_the_line(self, process: Process, time: float) -> bool:
+        """Whether what a process stores to its HELD says that it has stood in the line, and not that it comes again."""
+        return bool(time) and time + self.tenure == process.lock._seats.slot.until
 
     def _new_owner(self, held: int) -> None:
         last = self.memory[OWNER] & INDEX
