@@ -274,6 +274,10 @@ def make_poison(_item: Any) -> Poison:
     return Poison()
 
 
+def interrupt_at_once() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def kill_at_once(*pids: int) -> None:
     """Kill processes, and wait until they are dead: until then, they could still eat what is written for others."""
     for pid in pids:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from multiprocessing import util
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from mpbakery._system.files import OwnFile
+from mpbakery._system.orphans import end_when_orphaned
 from mpbakery._work.pools.channel import EMPTY, Channel, content_of, read_message, write_message
 from mpbakery._work.pools.doors import attempt
 from mpbakery._work.pools.outcome import answer_of, answer_with
@@ -32,7 +34,20 @@ class WorkerEnd:
         self._results.close()
 
     def run(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], most_tasks: int | None) -> None:
-        """Work, in the worker's process, until there are no more tasks, or it has done `most_tasks`."""
+        """Work, in the worker's process, until there are no more tasks, or it has done `most_tasks`.
+
+        It ends with the pool's process, whatever it does, and when it is interrupted: Ctrl-C is for all processes of a
+        program, whose own process says so with its traceback.
+        """
+        end_when_orphaned()
+        try:
+            self._work(initializer, initargs, most_tasks)
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+
+    def _work(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...], most_tasks: int | None
+    ) -> None:
         work = _Work(self._tasks.fileno(), self._results.fileno())
         if initializer is not None:
             initializer(*initargs)
