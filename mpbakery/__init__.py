@@ -17,6 +17,8 @@ if sys.platform == "win32":
 from mpbakery._errors import (
     ClaimFileLostError,
     ClaimsRefusedError,
+    DeadlockedThread,
+    DeadlockWarning,
     ForeignNamespaceError,
     InspectionError,
     MpbakeryError,
@@ -57,6 +59,8 @@ __all__ = [
     "Condition",
     "Deadlock",
     "DeadlockStep",
+    "DeadlockWarning",
+    "DeadlockedThread",
     "Event",
     "ForeignNamespaceError",
     "InspectedPrimitive",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from typing import Final
+from typing import Final, NamedTuple
 
 #: what a thing is called that was given no name: it begins with its kind
 _MADE_UP: Final = re.compile(r"\w+ (.*:\w+ )?[0-9a-f]{4}", re.DOTALL)
@@ -281,6 +281,43 @@ class OwnerDiedWarning(RuntimeWarning):
 
     def __reduce__(self) -> tuple[type[OwnerDiedWarning], tuple[str, int, int, str, float]]:
         return type(self), (self.lock, self.pid, self.thread, self.process, self.held)
+
+
+class DeadlockedThread(NamedTuple):
+    """A thread of a deadlock.
+
+    `pid`, `thread` and `process` say who it is (the native thread id, the name of the process), `holds` is the name of
+    a lock that it holds, and `wants` the name of the one that it waits for.
+    """
+
+    pid: int
+    thread: int
+    process: str
+    holds: str
+    wants: str
+
+
+class DeadlockWarning(RuntimeWarning):
+    """Threads wait for each other, each without a limit of time for a lock that the next one holds.
+
+    `ring` has them in this order; the first one is the one that is warned, which came last. Turned into an error, this
+    ends that one's wait: it does not get the lock, and the others go on when it has released what it holds.
+    """
+
+    def __init__(self, ring: tuple[DeadlockedThread, ...]) -> None:
+        self.ring = ring
+        told = "; ".join(
+            f"{one.process} ({one.pid}{'' if one.thread == one.pid else f', thread {one.thread}'}) holds "
+            f"{called(one.holds)} and waits for {called(one.wants)}"
+            for one in ring
+        )
+        super().__init__(
+            f"deadlock: {told}: they wait for ever, unless one is killed; acquire locks in the same order everywhere, "
+            f"or with a timeout"
+        )
+
+    def __reduce__(self) -> tuple[type[DeadlockWarning], tuple[tuple[DeadlockedThread, ...]]]:
+        return type(self), (self.ring,)
 
 
 class TasksLostWarning(RuntimeWarning):

@@ -130,7 +130,17 @@ def find_rings(scenes: Sequence[Scene], child_of: Callable[[Who], int]) -> list[
                     edges.setdefault(person.who, []).append(Edge(person, scene, 0, scene.holder))
     if edges:
         _add_joins(edges, scenes, child_of)
-    return _cycles(edges)
+    return [ring for ring in _cycles(edges) if _is_of_one_flow(ring)]
+
+
+def _is_of_one_flow(ring: Ring) -> bool:
+    """Whether each had what it holds before it came to wait: what it has got since, a signal handler will give back."""
+    pairs = zip((ring[-1], *ring), ring, strict=False)
+    return all(
+        edge.wants is None or before.owner.seat.held < edge.waiter.seat.arrived
+        for before, edge in pairs
+        if before.wants
+    )
 
 
 def is_still_there(ring: Ring, again: Callable[[Scene], Scene | None], child_of: Callable[[Who], int]) -> bool:

@@ -12,7 +12,7 @@ from multiprocessing.context import BaseContext
 from typing import Final
 
 from mpbakery._errors import MpbakeryError, OwnerDiedWarning, is_from_handler
-from mpbakery._primitives import snapshot
+from mpbakery._primitives import deadlocks, snapshot
 from mpbakery._primitives.shared import DEFAULT_SLOTS, Shared, Told
 from mpbakery._primitives.snapshot import Owner, Statistics
 from mpbakery._protocol.bakery import Bakery
@@ -56,8 +56,9 @@ class Lock(Bakery, Shared):
     __slots__ = ("__dict__", "_memory", "_table")
 
     _kind = LOCK
-    #: how many frames there are between the one who acquires and the warning that the owner died
+    #: how many frames there are between the one who acquires and the warning that the owner died, or of a deadlock
     _frames = 7
+    _frames_of_deadlock = 6
 
     def __init__(
         self,
@@ -72,6 +73,8 @@ class Lock(Bakery, Shared):
 
     def _set_up(self, machine: ThisMachine) -> None:
         Bakery.__init__(self, self._memory, self._table, machine, self._announcer())
+        if self._kind in deadlocks.KINDS:
+            self._line.doubt = functools.partial(deadlocks.tell, self._frames_of_deadlock)
 
     def _announcer(self) -> Callable[[int, bool], Owner]:
         """What tells of an owner's death, if it is to be told aloud, and says who it was."""
@@ -123,7 +126,12 @@ class Lock(Bakery, Shared):
     def _acquire_again(self, depth: int) -> None:
         """Acquire after `_release_wholly`; nothing more if the calling thread holds the lock already."""
         if not self._is_mine():
-            self.acquire()
+            slot = self._seats.slot
+            slot.must_enter = True
+            try:
+                self.acquire()
+            finally:
+                slot.must_enter = False
         self._deepen(depth)
 
     def _insist(self, depth: int) -> None:

@@ -115,6 +115,7 @@ class RLock(Lock):
 
     _kind = RECURSIVE_LOCK
     _frames = Lock._frames + 1
+    _frames_of_deadlock = Lock._frames_of_deadlock + 1
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
         """Acquire the lock, once more if the calling thread holds it already.

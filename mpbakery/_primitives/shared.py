@@ -150,6 +150,12 @@ class Shared:
             self._abandon_slots()
 
 
+def everything_known() -> list[Shared]:
+    """Everything that this process has at this moment."""
+    # not by values(), a loop that fails if another thread, or a handler, makes something in the middle of it
+    return [known for reference in _known.valuerefs() if (known := reference()) is not None]
+
+
 def register(*locks: Shared) -> None:
     """Make locks usable in this process, for the initializer of a Pool or a ProcessPoolExecutor.
 

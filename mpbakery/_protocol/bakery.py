@@ -226,6 +226,8 @@ class Bakery:
         Warns:
             OwnerDiedWarning: the process that held the lock died, and this call took the lock over. If the warning is
                 turned into an error, the lock is not acquired, and the next one to acquire it is told again.
+            DeadlockWarning: this call, which has no time limit, waits for one that waits for this thread. If the
+                warning is turned into an error, the lock is not acquired; else this waits on.
 
         A call that raises, whatever and wherever a signal handler raised, does not hold the lock and leaves no place
         in the queue behind.

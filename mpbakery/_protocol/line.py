@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 from mpbakery._errors import called
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Span, Table
@@ -37,7 +38,19 @@ class Line(Numbered):
     It has no references back to what holds it, so that a lock is freed as soon as nobody refers to it.
     """
 
-    __slots__ = ("_looked", "machine", "memory", "recovered", "slots", "table", "tenure", "times", "told", "waking")
+    __slots__ = (
+        "_looked",
+        "doubt",
+        "machine",
+        "memory",
+        "recovered",
+        "slots",
+        "table",
+        "tenure",
+        "times",
+        "told",
+        "waking",
+    )
 
     def __init__(
         self, memory: SharedMemory, table: Table, machine: Machine, told: Callable[[int, bool], object]
@@ -52,6 +65,9 @@ class Line(Numbered):
         self.tenure = memory.times[TENURE_AT]
         #: told(slot, announce) returns who the dead holder behind a slot was, and announces the death; may raise
         self.told = told
+        #: doubt(slot), called while an attempt without a limit of time waits for long, tells of a deadlock, and whether
+        #: it has; may raise
+        self.doubt: Callable[[Any], bool] | None = None
         #: who died, and the acquisition (the time in HELD) that took over from it
         self.recovered: tuple[float, object] = (0.0, None)
         #: for each thread of this process that is about to wake another, the word on which that is parked

@@ -9,6 +9,9 @@ NAP: Final = 0.05
 #: The longest nap, in seconds, of those close to the head, who may come next within it, and of those far down the line.
 LONG_NAP: Final = 0.2
 LONGEST_NAP: Final = 1.0
+#: After so many seconds without a limit of time, who waits wonders whether it is for ever, and each time later, twice
+#: as long after.
+DOUBT: Final = 1.0
 #: From this place in the line on, a waiter naps for so long that coming next is a reason to be woken.
 FAR: Final = 32
 

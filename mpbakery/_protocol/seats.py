@@ -14,6 +14,7 @@ from mpbakery._system.layout import (
     CLOSED,
     DEADLINE,
     ENTERED,
+    FOREIGN,
     HELD,
     INDEX,
     LEFT_BY_OTHERS,
@@ -25,7 +26,7 @@ from mpbakery._system.layout import (
     record_of,
 )
 from mpbakery._system.memory import LateWord
-from mpbakery._system.native import local
+from mpbakery._system.native import get_ident, local
 
 # How far the innermost attempt to acquire of a thread has come, as a signal handler finds it: `Slot.attempt`.
 NONE: Final = 0
@@ -53,11 +54,13 @@ class Slot:
         "heir",
         "held",
         "high",
+        "ident",
         "index",
         "left",
         "left_by_others",
         "line",
         "lost",
+        "must_enter",
         "number",
         "park",
         "refence",
@@ -86,6 +89,8 @@ class Slot:
         self.words = line.words
         self.times = line.times
         self.tenure = line.tenure
+        #: the thread, as threading knows it
+        self.ident = get_ident()
         self.index = -1
         #: what the slot was claimed for: it is this thread's as long as that exists
         self.claimed_for: object = None
@@ -97,6 +102,8 @@ class Slot:
         self.lost = False
         #: then, what the child has instead, if an attempt that was begun here goes on there
         self.heir: Seats | None = None
+        #: whether nobody could do anything with an error that ends an attempt of this thread
+        self.must_enter = False
         #: replaced by whoever takes the place of the attempt under way: a handler of its own thread, or a fork
         self.generation = object()
         #: until when (monotonic seconds) the thread may come again without standing in line
@@ -138,6 +145,8 @@ class Slot:
         except RuntimeError:
             self.refree()
         if self.words[ATTENTION]:
+            if get_ident() != self.ident:
+                self.words[FOREIGN] = 1  # another thread, which has kept what releases here
             self.line.attend()
             self.left = max(self.left, self.line.left_by_others(self.left_by_others, self.entered))
         # Counted rather than marked as held, because a handler may acquire and release between the store and here.

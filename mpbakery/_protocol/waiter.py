@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-from mpbakery._protocol.naps import LONG_NAP, NAP, nap_of
+from mpbakery._protocol.naps import DOUBT, LONG_NAP, NAP, nap_of
 from mpbakery._protocol.seats import Slot
 from mpbakery._system.layout import (
     ATTENTION,
@@ -33,11 +34,13 @@ class Waiter:
     __slots__ = (
         "_arrived",
         "_at_head",
+        "_doubted",
         "_line",
         "_looked",
         "_rounds",
         "_slot",
         "_ticket",
+        "_until",
         "_watched",
         "deadline",
         "death",
@@ -58,11 +61,10 @@ class Waiter:
         self._at_head = False
         self._watched = (0, 0)
         self._rounds = 0
+        self._doubted = DOUBT
         self._arrived = self._looked = self._line.machine.clock()
-        until = 0.0 if deadline is None else max(deadline, self._arrived)
-        if not slot.lost:
-            slot.times[slot.arrived] = self._arrived
-            slot.times[slot.deadline] = until
+        #: what others can read of when it ends
+        self._until = 0.0 if deadline is None else max(deadline, self._arrived)
 
     def await_turn(self) -> int:
         """Wait for one's turn: HEAD, with the lock free or to be taken over; GAVE_UP; or LOST, if the slot was.
@@ -99,6 +101,9 @@ class Waiter:
         # and the store: the CHOOSING of a child that a handler has forked would go into its parent's slot.
         if not slot.lost:
             generation = slot.generation
+            # again each time: a handler that came to the lock itself has left its own, and its wait had another end
+            slot.times[slot.arrived] = self._arrived
+            slot.times[slot.deadline] = self._until
             words[slot.number] = CHOOSING
         else:
             return False
@@ -144,6 +149,8 @@ class Waiter:
             if self._look(ahead):
                 return True  # and look at the next one at once: many may have died together
             self._looked = now
+        if deadline is None and now - self._arrived >= self._doubted:
+            self._wonder()
         seconds = nap_of(len(ahead))
         if deadline is not None:
             seconds = min(seconds, deadline - now)
@@ -153,6 +160,13 @@ class Waiter:
             self._park(word, value, seconds, ahead)
         self._rounds += 1
         return True
+
+    def _wonder(self) -> None:
+        """Look whether this wait is for ever."""
+        self._doubted *= 2
+        doubt = self._line.doubt
+        if doubt is None or doubt(self._slot):
+            self._doubted = math.inf
 
     def _grace(self, ahead: list[tuple[int, int]]) -> float:
         """How many seconds to wait for those ahead when the time is up."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import mmap
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ import mpbakery
 from mpbakery._system import layout
 from mpbakery._work.queues import piped
 from support import scripts
+from support.namespaces import system_call
 from support.processes import all_processes, children_of, state_of, status_of
 from support.workers import PATIENCE, begin, wait_until
 
@@ -38,6 +40,7 @@ MANY = 20_000
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
 _CAPABILITY_VERSION = 0x20080522
+_CLONE_NEWUSER = 0x10000000
 #: So many segments are forged, with such words.
 FORGED = 300
 ODD_WORDS = (0, 1, 2, 7, 44, 60, 200, 65536, 1 << 31, 1 << 62, (1 << 63) + 5, (1 << 64) - 1, 0x7FF8 << 48)
@@ -243,6 +246,41 @@ def hold_in_namespace(connection: Connection) -> None:
     connection.send(child.pid)
     lock.acquire()  # with a warning, when the child is killed
     connection.recv()
+
+
+def look_in_namespace(connection: Connection) -> None:
+    """The first process of a PID namespace looks at its own program, from a process that has nothing to do with it."""
+    ctx: Any = multiprocessing.get_context("fork")
+    lock, held = mpbakery.Lock(name="inside", ctx=ctx), mpbakery.Event(name="held", ctx=ctx)
+    children = _children(ctx, hold, (lock, held)) + _children(ctx, want, (lock, held))
+    _await_waiters(lock, 1)
+    # the status is also about what the process of the tests has, and this one has inherited
+    _, seen, _ = scripts.finish(scripts.start("-m", "mpbakery", "inspect", "--json", str(children[0].pid)))
+    connection.send(([child.pid for child in children], json.loads(seen)))
+    for child in children:
+        child.kill()
+        child.join()
+
+
+def hold_in_user_namespace(connection: Connection, lock: Any) -> None:
+    """Hold a lock in a user namespace, and say whether there can be one."""
+    try:
+        system_call("unshare", _CLONE_NEWUSER)
+    except OSError as error:
+        connection.send(str(error))
+        return
+    lock.acquire()
+    connection.send("")
+    time.sleep(PATIENCE * 2)
+
+
+def look_from_user_namespace(connection: Connection, pid: int) -> None:
+    """Look from a user namespace at a program outside of it; what there is to see, or the error."""
+    system_call("unshare", _CLONE_NEWUSER)
+    try:
+        connection.send(mpbakery.inspect(pid))
+    except mpbakery.InspectionError as error:
+        connection.send(error)
 
 
 # --- The plights ----------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def begin(seconds: float = DEADLINE, *, storm: bool = False) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.resetwarnings()
     warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+    warnings.simplefilter("error", mpbakery.DeadlockWarning)  # no test has a deadlock, but those of deadlocks
     if storm:
         faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     else:
@@ -246,6 +247,7 @@ def obey(connection: Connection, lock: mpbakery.Lock, place: Callable[[], object
         what, arguments, keywords = order
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            warnings.simplefilter("error", mpbakery.DeadlockWarning)
             try:
                 if what in ORDERS or callable(what):
                     value, failed = ORDERS.get(what, what)(lock, *arguments, **keywords), False

@@ -266,6 +266,10 @@ def explain(error: Exception | Warning) -> str:
     if isinstance(error, mpbakery.OwnerDiedWarning):
         assert_type((error.lock, error.pid, error.thread), tuple[str, int, int])
         return f"{error.process} {error.held:.3f}"
+    if isinstance(error, mpbakery.DeadlockWarning):
+        one: mpbakery.DeadlockedThread = error.ring[0]
+        assert_type((one.pid, one.thread, one.process, one.holds, one.wants), tuple[int, int, str, str, str])
+        return f"{len(error.ring)} threads"
     if isinstance(error, mpbakery.TasksLostWarning):
         assert_type(error.tasks, int)
     if isinstance(error, mpbakery.SlotsExhausted):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import resource
 import statistics
+import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import mpbakery
 from benchmark.figures import Figure, spread
 from benchmark.measuring import QUICK, Effort
+from mpbakery._primitives import deadlocks
+from mpbakery._protocol import naps, waiter
 from support import scripts
 from support.specimens import exhibit
 
@@ -48,6 +53,49 @@ def rate(pid: int, seconds: int, *, watched: bool) -> float:
     return (acquisitions(pid) - before) / (time.monotonic() - start)
 
 
+def time_doubts(count: int, rounds: int) -> list[float]:
+    """The seconds of a processor that it takes to find out about one's deadlock, in a process with so many locks."""
+    locks = [mpbakery.RLock() for _ in range(count)]
+    for lock in locks:
+        with lock:
+            pass  # as they are in a program: with a slot
+    first, second = locks[0], locks[-1]
+    taken: list[float] = []
+    find: Callable[[Any], list[Any]] = deadlocks._find
+
+    def time_find(slot: Any) -> list[Any]:
+        start = time.thread_time()
+        ring = find(slot)
+        if ring:
+            taken.append(time.thread_time() - start)
+        return ring
+
+    def want_second() -> None:
+        with first, second:
+            pass
+
+    vars(deadlocks).update(_find=time_find)
+    vars(waiter).update(DOUBT=0.2)
+    try:
+        for _ in range(rounds):
+            with second, warnings.catch_warnings():
+                warnings.simplefilter("error", mpbakery.DeadlockWarning)
+                thread = threading.Thread(target=want_second)
+                thread.start()
+                while not second.statistics().waiters:
+                    time.sleep(0.001)
+                time.sleep(0.25)  # so that the two do not look at the same time
+                try:
+                    first.acquire()
+                except mpbakery.DeadlockWarning:
+                    pass
+            thread.join()
+    finally:
+        vars(deadlocks).update(_find=find)
+        vars(waiter).update(DOUBT=naps.DOUBT)
+    return taken
+
+
 def looking(effort: Effort) -> Iterator[Figure]:
     """A look into a program of 14 processes, one with 20,000 locks, and watching one that is busy."""
     rounds = 3 if effort is QUICK else 7  # a program in its plight ends by itself after a minute
@@ -67,6 +115,17 @@ def looking(effort: Effort) -> Iterator[Figure]:
             "",
             median <= bound,
             {"beyond": spread(beyond), "start": spread([start for _, start in pairs])},
+        )
+    for count, bound in ((10, 0.001), (200, 0.005), (20_000, 0.5)):
+        doubts = time_doubts(count, rounds)
+        median = statistics.median(doubts)
+        yield Figure(
+            f"one who waits looks whether it is a deadlock, among {count:,} locks",
+            f"{bound * 1e3:g} ms",
+            f"{median * 1e3:.2f} ms",
+            "",
+            median <= bound,
+            {"look": spread(doubts)},
         )
     refreshes = rounds
     for plight, what in (("fourteen", "14 processes, 4 locks"), ("many", "20,000 locks")):

@@ -15,6 +15,7 @@ import os
 import sys
 import traceback
 import unittest
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -196,6 +197,8 @@ def _check_place(place: str) -> None:
         raise RuntimeError("a file can be made in /dev/shm")
 
 
+# also in children of the other start methods, which import this
+warnings.simplefilter("error", mpbakery.DeadlockWarning)
 unit = Unit(*json.loads(os.environ[VARIABLE]))
 case, lack = None, ""
 try:

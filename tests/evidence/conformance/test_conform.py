@@ -70,6 +70,12 @@ def test_a_class_that_hangs_is_ended_with_its_child_and_says_where_it_hangs() ->
     assert row.passed == 1
 
 
+def test_a_deadlock_is_noticed() -> None:
+    row = run_class("Deadlocked")
+    assert row.problems == ["test_two_locks fails"]
+    assert "DeadlockWarning: deadlock: " in row.details[0]
+
+
 def test_a_test_that_ends_its_process_is_noticed() -> None:
     assert "test_exit hangs, or ended its process" in run_class("Ending").problems
 

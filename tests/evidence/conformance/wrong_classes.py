@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 import unittest
 
@@ -61,6 +62,31 @@ class Ending(unittest.TestCase):
 
     def test_exit(self) -> None:
         os._exit(0)
+
+
+class Deadlocked(unittest.TestCase):
+    """Two threads wait for each other."""
+
+    def test_two_locks(self) -> None:
+        first, second = mpbakery.RLock(), mpbakery.RLock()
+        held = threading.Event()
+
+        def take_both() -> None:
+            with first:
+                held.set()
+                with second:
+                    pass
+
+        with second:
+            thread = threading.Thread(target=take_both)
+            thread.start()
+            held.wait()
+            while not second.statistics().waiters:
+                time.sleep(0.001)
+            first.acquire()
+
+    def test_that_passes(self) -> None:
+        pass
 
 
 class Leaving(unittest.TestCase):

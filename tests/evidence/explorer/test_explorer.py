@@ -94,7 +94,7 @@ FOUND: dict[str, tuple[tuple[Change, ...], str, str, str]] = {
         (Change("bakery", "                        announced = slot.announced\n", ""),),
         "a dead owner, and handlers",
         SEQUENTIAL,
-        "0:2 20:1 162:z 163:1 183:h1t 209:1 218:t1 219:1 251:1 276:1",
+        "0:2 20:1 162:z 163:1 183:h1t 209:1 218:t1 219:1 253:1 278:1",
     ),
     "where stores overtake stores, an owner does not see that another has released for it": (
         (

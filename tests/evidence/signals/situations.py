@@ -494,6 +494,41 @@ class GiveUpAtTheDoorway(Acquire):
         return super().examine(outcome)
 
 
+class Deadlock(Situation):
+    """Another thread waits for what this one holds, and this one is told of it, as an error."""
+
+    functions = frozenset(
+        {"_pause", "_wonder", "tell", "_find", "_wait", "_holder", "_innermost_waits", "_told", "_thread"}
+    )
+    users = 3
+    visits = 1
+
+    def __init__(self, crew: Crew, kind: type[mpbakery.Lock] = mpbakery.Lock) -> None:
+        super().__init__(crew, kind)
+        vars(waiter).update(DOUBT=0.0)
+
+    def operation(self) -> Operation:
+        self._other = mpbakery.RLock(ctx=self.crew.context)
+        self._other.acquire()
+        self._thread = threading.Thread(target=self._want_other, daemon=True)
+        self._thread.start()
+        wait_until(lambda: self._other.statistics().waiters, "the other thread to wait")
+        warnings.simplefilter("error", mpbakery.DeadlockWarning)
+        return self.lock.acquire
+
+    def _want_other(self) -> None:
+        with self.lock, self._other:
+            pass
+
+    def examine(self, outcome: Outcome) -> list[str]:
+        wrong = ["not told"] if outcome.value or outcome.raised is None else []
+        if self.lock.statistics().waiters:
+            wrong.append("in line")
+        self._other.release()
+        self._thread.join(PATIENCE)
+        return wrong + super().examine(outcome)
+
+
 class Shared(Situation):
     """Another process does its part, with the same lock from time to time; a new one if something was wrong."""
 
@@ -706,6 +741,7 @@ SITUATIONS: Final[dict[str, type[Situation]]] = {
         GiveUp,
         FirstGiveUp,
         GiveUpAtTheDoorway,
+        Deadlock,
         WaitForAProcess,
         ReleaseToAProcess,
         TakeOver,
