@@ -58,9 +58,10 @@ from typing import Any, Final, TypeVar, cast
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import Line
 from mpbakery._protocol.naps import NAP
-from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, Seats
+from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, InItsThread, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
+from mpbakery._system.native import FREE_THREADED
 
 #: How many seconds an attempt whose time is up may take to claim its thread's slot.
 CLAIM_GRACE: Final = 0.02
@@ -201,7 +202,9 @@ class Bakery:
         return Seats(self._line)
 
     def _releaser_of(self, seats: Seats) -> object:
-        return seats
+        # Not with the GIL: `operator.methodcaller` takes memory on CPython 3.13, and where there is none the lock would
+        # stay held; and one call more would be one too deep in front of the recursion limit of 3.10 and 3.11.
+        return InItsThread(seats) if FREE_THREADED else seats
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
         """Acquire the lock; the order of arrival decides who gets it, but for the last owner within its tenure.

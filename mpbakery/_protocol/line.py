@@ -44,6 +44,7 @@ class Line(Numbered):
     ) -> None:
         self.memory = memory
         self.words = memory.words
+        self.spans = memory.spans
         self.times = memory.times
         self.slots = memory.slots
         self.table = table
@@ -88,7 +89,7 @@ class Line(Numbered):
         alone[1 + index] = CHOOSING
         # where loads overtake loads, OWNER could be read before the room: no shortcut there
         shortcut = self.machine.order is None
-        return high, self.words[HIGH : NUMBERS + high], memoryview(array("Q", alone)) if shortcut else None
+        return high, self.spans[HIGH : NUMBERS + high], memoryview(array("Q", alone)) if shortcut else None
 
     def attend(self) -> None:
         """There is something to be had, and ATTENTION is called for: wake the head of the line."""

@@ -77,8 +77,7 @@ class PermitLine(Line):
 
     def total(self) -> int:
         """How many permits there were in the beginning and were given back since."""
-        words = self.words
-        return self._initial + sum(words[self._first : self._first + words[HIGH] * RECORD : RECORD].tolist())
+        return self._initial + sum(self.spans[self._first : self._first + self.words[HIGH] * RECORD : RECORD].tolist())
 
     def step(self, slot: PermitSlot) -> int:
         """What the head of the line, which is `slot`, adds to TAKEN when it takes a permit; 0 if there is none."""

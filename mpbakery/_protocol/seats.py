@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -213,6 +215,20 @@ class Slot:
             releases += frame.f_code is Slot.__bool__.__code__ and frame.f_locals.get("self") is self
             frame = frame.f_back
         return releases
+
+
+class InItsThread:
+    """A `release` that calls the one of whichever thread it is called in, wherever it was looked up: in C as well.
+
+    Two threads cannot share what releases through one slot. As soon as one of them has cleared HELD, the slot's own
+    thread may acquire and release once more; the other one would then count a release too many, and go on to release
+    what somebody else has acquired. Nor is a count of permits kept where there is no GIL.
+    """
+
+    __slots__ = ("release",)
+
+    def __init__(self, seats: Seats) -> None:
+        self.release: Callable[[], None] = functools.partial(operator.methodcaller("release"), seats)
 
 
 class Claimer:

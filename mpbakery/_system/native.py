@@ -32,6 +32,9 @@ else:
     new_rlock: Final = _original("_thread", "RLock")
     local: Final = _original("_thread", "_local")
 
+#: Whether threads run at the same time in this interpreter, or can: CPython's free-threaded build.
+FREE_THREADED: Final = "t" in getattr(sys, "abiflags", "")
+
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 sleep: Final[Callable[[float], None]] = _original("time", "sleep")
 poll: Final[Callable[[], Any]] = _original("select", "poll")

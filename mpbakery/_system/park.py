@@ -1,9 +1,10 @@
 """Sleeping until another process stores a word: the futex of Linux, or naps.
 
-`Parker(mapping)` sleeps on words of one mapping. On Linux it is the futex system call by way of ctypes, which is
-imported at the first park. The operations are the shared ones: FUTEX_PRIVATE_FLAG would look the word up by its
-address in this process alone, and never wake another. Without ctypes, or where the kernel refuses the call, a park is
-a nap that grows with `turn`, and whoever should be woken finds out by itself.
+`Parker(mapping, place)` sleeps on words of one mapping, counted from the byte `place` on. On Linux it is the futex
+system call by way of ctypes, which is imported at the first park. The operations are the shared ones:
+FUTEX_PRIVATE_FLAG would look the word up by its address in this process alone, and never wake another. Without ctypes,
+or where the kernel refuses the call, a park is a nap that grows with `turn`, and whoever should be woken finds out by
+itself.
 """
 
 from __future__ import annotations
@@ -130,10 +131,11 @@ def _is_being_imported(package: str) -> bool:
 class Parker:
     """Parks and unparks threads on words of some shared memory."""
 
-    __slots__ = ("_address", "_mapping")
+    __slots__ = ("_address", "_mapping", "_place")
 
-    def __init__(self, mapping: mmap.mmap | memoryview) -> None:
+    def __init__(self, mapping: mmap.mmap | memoryview, place: int = 0) -> None:
         self._mapping = mapping
+        self._place = place
         self._address = 0
 
     def park(self, word: int, expected: int, seconds: float, turn: int) -> None:
@@ -155,7 +157,7 @@ class Parker:
 
     def _address_of(self, futex: _Futex, word: int) -> int:
         if not self._address:
-            self._address = futex.address_of(self._mapping)
+            self._address = futex.address_of(self._mapping) + self._place
         return self._address + word * _WORD + _HALF
 
 

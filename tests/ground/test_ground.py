@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -32,6 +33,7 @@ from conftest import FIGURES
 from mpbakery._system import fence, identity, layout, park
 from mpbakery._system.identity import Process
 from mpbakery._system.memory import create
+from mpbakery._system.native import FREE_THREADED
 from mpbakery._system.record_locks import LIVES, ClaimFile
 from support.children import (
     hold_claims,
@@ -49,6 +51,8 @@ from support.namespaces import in_new_pid_namespace
 from support.workers import Crew, expect, in_thread, in_threads, wait_for_state, wait_until
 
 WORD = 8
+
+FREE_THREADED_ONLY = pytest.mark.skipif(not FREE_THREADED, reason="the GIL has threads take turns")
 
 
 @pytest.fixture
@@ -201,6 +205,34 @@ def test_a_property_that_is_a_c_function_runs_no_python() -> None:
         assert isinstance(attribute.fget, operator.attrgetter), (
             f"looking {name} up runs Python code: a handler that raises there leaves the lock held"
         )
+
+
+@FREE_THREADED_ONLY
+def test_threads_load_and_store_single_words_of_one_memoryview(room: mmap.mmap) -> None:
+    """Of slices, see the next one."""
+    words = memoryview(room).cast("Q")
+
+    def use(word: int) -> None:
+        for value in range(100_000):
+            words[word] = value
+            assert words[word] == value
+
+    in_threads([functools.partial(use, word) for word in range(4)])
+
+
+@FREE_THREADED_ONLY
+@pytest.mark.serial
+@pytest.mark.xfail(raises=ValueError, strict=True, reason="python/cpython#155606, open in CPython 3.13.15 and 3.14.7")
+def test_threads_take_slices_of_one_memoryview(room: mmap.mmap) -> None:
+    """Once they can, `Memory.spans` can be `Memory.words` there as well."""
+    words = memoryview(room).cast("Q")
+
+    def use() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            deque(map(words.__getitem__, itertools.repeat(slice(2, 5), 1000)), maxlen=0)
+
+    in_threads([use] * 4)
 
 
 # --- Atomic operations of the interpreter --------------------------------------------------------------------------

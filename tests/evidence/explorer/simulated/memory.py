@@ -79,7 +79,7 @@ class SimulatedMemory:
     def __init__(self, process: Process) -> None:
         self._process = process
         self.words = Words(process)
-        self.times = self.words
+        self.spans = self.times = self.words
         self.slots = process.world.slots
         self.robust = process.world.robust
 
