@@ -306,12 +306,15 @@ class Bakery:
                 # fence A: without it two processes could both find the room empty
                 if not slot.take():
                     slot.refence()
-                at_head = slot.room == slot.alone and (
-                    (words[OWNER] == slot.held and not words[slot.held]) or slot.look(generation, 0) is None
+                at_head = (
+                    slot.room == slot.alone
+                    # or OWNER could be read before the room, as it was before the last owner entered
+                    and (slot.order is None or slot.order() is None)
+                    and ((words[OWNER] == slot.held and not words[slot.held]) or slot.look(generation, 0) is None)
                 )
                 while True:
                     if at_head:
-                        order = slot.line.machine.order if waiter is not None else None
+                        order = slot.order
                         token = self._clock()
                         # A handler that comes now and sees this knows that its own thread is about to enter. On CPython
                         # 3.10 one that waits without limit would hang, so no jump is taken where nobody is in the way.

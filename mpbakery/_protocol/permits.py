@@ -116,7 +116,7 @@ class PermitLine(Line):
         def view(self, index: int) -> tuple[int, Any, Any]:
             """The same, for a comparison as deep as a release."""
             high, room, alone = super().view(index)
-            return high, (room,), alone and (alone,)
+            return high, (room,), (alone,)
 
 
 class PermitWaiter(Waiter):
@@ -301,7 +301,11 @@ class PermitBakery(Bakery):
                 # fence A: without it two processes could both find the room empty
                 if not slot.take():
                     slot.refence()
-                at_head = slot.room == slot.alone
+                at_head = (
+                    slot.room == slot.alone
+                    # or TAKEN could be read before the room, as it was before the last one entered
+                    and (slot.order is None or slot.order() is None)
+                )
                 if at_head:
                     taking = words[TAKEN] + 1
                     # the slot's GIVEN is where a lock has ENTERED
@@ -310,7 +314,7 @@ class PermitBakery(Bakery):
                         taking = slot.taking
                 while True:
                     if at_head:
-                        order = slot.line.machine.order if waiter is not None else None
+                        order = slot.order
                         # Nothing has been taken since the permit was seen: a handler that took one on this thread has
                         # changed the generation, and nobody else is at the head.
                         if slot.generation is generation:

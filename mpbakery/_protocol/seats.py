@@ -61,6 +61,7 @@ class Slot:
         "line",
         "lost",
         "number",
+        "order",
         "park",
         "refence",
         "room",
@@ -81,7 +82,7 @@ class Slot:
     # what `Line.view` saw last
     high: int
     room: Span
-    alone: memoryview | None
+    alone: memoryview
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -109,6 +110,7 @@ class Slot:
         self.entered = 0
         self.left = 0
         self.left_by_others = SCRATCH
+        self.order = line.machine.order
         fence = line.machine.new_fence()
         self.take = fence.take
         self.free = fence.free
@@ -185,7 +187,7 @@ class Slot:
         elif self.tenure and owner not in (self.held, NOBODY) and not owner & CLOSED:
             # Store, fence, look, as who comes again does, in its HELD and here: at least one of us sees the other. No
             # call before the store, at which a handler could take our place at the head.
-            order = self.line.machine.order
+            order = self.order
             self.attempt = generation
             if self.generation is generation:
                 words[OWNER] = owner | CLOSED

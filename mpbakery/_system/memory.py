@@ -11,7 +11,7 @@ from typing import Final, Protocol, cast
 
 from mpbakery._errors import SharingError
 from mpbakery._system import segments
-from mpbakery._system.fence import release_offset, storing_release_offset
+from mpbakery._system.fence import fenced, storing_release_offset
 from mpbakery._system.layout import (
     FLAG,
     IDENTITY_BYTES,
@@ -106,7 +106,7 @@ class Memory:
         """
         mapping = self._view()
         # converted with __index__ by pack_into, whatever its annotation says
-        offset = cast("int", word if isinstance(word, LateWord) else release_offset(word * WORD))
+        offset = cast("int", word if isinstance(word, LateWord) else fenced(word * WORD))
         return (
             functools.partial(_RELEASE.pack_into, mapping, offset, 0, after),
             functools.partial(_EXIT.pack_into, mapping, offset, 0, after),
@@ -193,7 +193,7 @@ class LateWord:
     @staticmethod
     def offset_to(word: int) -> Callable[[], int]:
         """What to assign to `offset`, so that this stands for `word`."""
-        return release_offset(word * WORD).__index__
+        return fenced(word * WORD).__index__
 
 
 _RELEASE: Final = struct.Struct("Q?")

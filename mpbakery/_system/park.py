@@ -14,26 +14,16 @@ import importlib
 import math
 import mmap
 import os
-import platform
 import random
 import sys
 import time
 from typing import Final
 
 from mpbakery._errors import is_from_handler
-from mpbakery._system.native import new_rlock, sleep
+from mpbakery._system.native import FUTEX_CALL, new_rlock, sleep
 
 _FUTEX_WAIT: Final = 0
 _FUTEX_WAKE: Final = 1
-_SYSCALLS: Final = {
-    "x86_64": 202,
-    "aarch64": 98,
-    "riscv64": 98,
-    "loongarch64": 98,
-    "ppc64le": 221,
-    "ppc64": 221,
-    "s390x": 238,
-}
 #: The futex is 32 bits wide: the half of its word that holds small numbers.
 _HALF: Final = 0 if sys.byteorder == "little" else 4
 _FIRST_NAP: Final = 50e-6
@@ -96,15 +86,14 @@ def _get_futex() -> _Futex | None:
     global _futex, _look_again
     if _futex is not None or time.monotonic() < _look_again:
         return _futex
-    number = _SYSCALLS.get(platform.machine())
-    if sys.platform != "linux" or number is None:
+    if FUTEX_CALL is None:
         _look_again = math.inf
         return None
     with _loading:
         if _is_being_imported("ctypes") or _is_being_imported("_ctypes"):
             return None
         try:
-            _futex = _Futex(number)
+            _futex = _Futex(FUTEX_CALL)
         except (ImportError, AttributeError, MemoryError, OSError) as error:
             if is_from_handler(error):
                 raise

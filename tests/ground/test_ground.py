@@ -19,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+import timeit
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -788,7 +789,7 @@ def test_the_machine_is_little_or_big_endian_as_the_park_word_expects(room: mmap
 # --- Fences --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [fence.Fence, fence.SchedulerFence])
+@pytest.mark.parametrize("kind", [fence.Fence, fence.KernelFence])
 def test_a_fence_can_be_used_in_every_order(kind: type[fence.Fence]) -> None:
     """As a whole, and in halves that do not match, as a handler in between leaves them."""
     fence = kind()
@@ -803,7 +804,7 @@ def test_a_fence_can_be_used_in_every_order(kind: type[fence.Fence]) -> None:
 
 
 def test_yielding_can_be_afforded() -> None:
-    """The fence of machines that are not x86: a trip through the scheduler."""
+    """The fence of machines that are not x86, if the kernel has no other: a trip through the scheduler."""
     # of the processor, since on a busy machine the others use the time that is yielded to them
     start = time.thread_time()
     for _ in range(1000):
@@ -816,9 +817,55 @@ def test_the_fenced_offset_runs_no_python_and_gives_the_offset(
 ) -> None:
     """On machines that are not x86, the release makes what was written under the lock visible first."""
     monkeypatch.setattr(fence, "TOTAL_STORE_ORDER", False)
-    offset: Any = fence.release_offset(16)
+    offset: Any = fence.fenced(16)
     message = "on machines that are not x86, a release goes astray: the lock would stay held"
     assert offset.__index__() == 16, message
     room[16:24] = b"\xff" * WORD
     struct.Struct("Q").pack_into(room, offset, 0)
     assert bytes(room[16:24]) == bytes(WORD), message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_the_fence_of_other_machines_keeps_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "TOTAL_STORE_ORDER", False)
+    monkeypatch.setattr(fence, "_library", fence._find_library())
+    assert fence._library is not None, "ctypes or FUTEX_WAKE is missing: each fence gives the processor away"
+    monkeypatch.setattr(fence, "yield_", None)
+    kernel = fence.KernelFence()
+    assert kernel.take() is True
+    assert kernel.free() is None
+    kernel()
+    fastest = min(timeit.repeat(kernel.free, number=100, repeat=20)) / 100
+    assert fastest < 20e-6, "a fence takes so long that an acquisition does, on machines that are not x86"
+
+
+@pytest.mark.parametrize("gives_way", [False, True], ids=["kernel", "scheduler"])
+def test_a_fenced_value_is_stored_behind_the_fence(
+    monkeypatch: pytest.MonkeyPatch, gives_way: bool, room: mmap.mmap
+) -> None:
+    """On machines that are not x86: an attempt that is undone leaves the line when all that it did can be seen."""
+    words = memoryview(room).cast("Q")
+    before: list[int] = []
+    monkeypatch.setattr(fence, "TOTAL_STORE_ORDER", False)
+    monkeypatch.setattr(fence, "_library", None if gives_way else Recorder(lambda: before.append(words[2])))
+    monkeypatch.setattr(fence, "yield_", lambda: before.append(words[2]))
+    words[2] = 5
+    words[2] = fence.fenced(0)  # type: ignore[call-overload]
+    assert (before, words[2]) == ([5], 0)
+    words[2] = 6
+    pop = fence.pop_release_offset([8, 16])
+    assert (pop(), pop(), before) == (16, 8, [5, 6, 6])
+
+
+class Recorder(dict[str, Any]):
+    """Stands for the C library, and tells when it is called."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+
+    def __missing__(self, name: str) -> Any:
+        def call(*_arguments: object) -> object:
+            self._tell()
+            return call.restype(0)  # type: ignore[attr-defined]
+
+        return call

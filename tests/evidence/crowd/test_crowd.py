@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from support.scripts import finish, start
 
 pytestmark = pytest.mark.serial
 
+#: Makes every Python that finds it take the fences of other machines.
+ELSEWHERE = Path(__file__).resolve().parents[2] / "elsewhere"
 SCRIPT = Path(__file__).with_name("crowd.py")
 BROKEN = """
 import sys
@@ -36,6 +39,17 @@ def assemble(*command: str, kind: str, seconds: float) -> tuple[int, dict[str, A
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore"])
 def test_a_short_crowd(kind: str) -> None:
+    status, row = assemble(str(SCRIPT), kind=kind, seconds=2)
+    assert row["wrong"] == []
+    assert status == 0
+    assert row["entered"] > 50
+
+
+@pytest.mark.parametrize("kind", ["Lock", "Semaphore"])
+def test_a_short_crowd_with_the_fences_of_other_machines(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ELSEWHERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    script = "from mpbakery._system import fence\nassert not fence.TOTAL_STORE_ORDER and fence._library is not None"
+    assert finish(start("-c", script)) == (0, "", "")
     status, row = assemble(str(SCRIPT), kind=kind, seconds=2)
     assert row["wrong"] == []
     assert status == 0

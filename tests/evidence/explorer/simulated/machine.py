@@ -52,7 +52,7 @@ class LockFence(Fence):
         self.free = lock.release
 
 
-class SchedulerFence(Fence):
+class KernelFence(Fence):
     """The fence of other machines."""
 
     __slots__ = ("_process",)
@@ -81,7 +81,7 @@ class SimulatedMachine:
         self.yields = world.yields
         weak = world.model == PARTIAL_STORE_ORDER
         self.order: Callable[[], object] | None = self._order if weak else None
-        self._fence: type[LockFence | SchedulerFence] = SchedulerFence if weak else LockFence
+        self._fence: type[LockFence | KernelFence] = KernelFence if weak else LockFence
 
     def _order(self) -> None:
         self._process.perform("order")
