@@ -363,7 +363,8 @@ class Bakery:
                 # No call before all is undone, nor a jump that is taken (where CPython 3.10 runs handlers, too), so
                 # that no further exception can come in between: it is taken only where no HELD is to be cleared.
                 if not slot.lost:
-                    words[number] = IDLE
+                    # not IDLE: the next head could be one before it sees that we have got as far as to write OWNER
+                    words[number] = slot.idle
                     slot.announced = announced
                     slot.attempt = nested
                     if token and slot.times[slot.held] == token:

@@ -353,7 +353,7 @@ class PermitBakery(Bakery):
             except BaseException:
                 # No call before all is undone, nor a jump that is taken (where CPython 3.10 runs handlers, too).
                 if not slot.lost:
-                    words[number] = IDLE
+                    words[number] = slot.idle  # not IDLE: the next head could be one before it sees what was taken
                     slot.attempt = nested
                     if taken:
                         try:

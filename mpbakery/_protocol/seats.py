@@ -55,6 +55,7 @@ class Slot:
         "heir",
         "held",
         "high",
+        "idle",
         "index",
         "left",
         "left_by_others",
@@ -110,6 +111,8 @@ class Slot:
         self.entered = 0
         self.left = 0
         self.left_by_others = SCRATCH
+        #: what undoes an attempt stores in `number`: see `Machine.idle`
+        self.idle = line.machine.idle
         self.order = line.machine.order
         fence = line.machine.new_fence()
         self.take = fence.take

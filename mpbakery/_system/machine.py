@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, cast
 
 from mpbakery._errors import reraise_handlers
 from mpbakery._system import fence, park
+from mpbakery._system.layout import IDLE
 from mpbakery._system.native import sleep
 
 #: How often a waiter looks at the word that it waits for before it yields, and how often it yields before it parks.
@@ -22,6 +23,8 @@ class ThisMachine(park.Parker):
     spins = SPINS
     yields = YIELDS
     order = None if fence.order is None else staticmethod(fence.order)
+    # converted with __index__ by the store, whatever its annotation says
+    idle = cast("int", fence.fenced(IDLE))
     clock = staticmethod(time.monotonic)
     new_fence = staticmethod(fence.new_fence)
     nap = staticmethod(park.nap)

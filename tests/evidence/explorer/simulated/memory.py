@@ -57,7 +57,18 @@ class Words:
         return self._process.perform("load", word)
 
     def __setitem__(self, word: int, value: Any) -> None:
-        self._process.perform("store", word, value)
+        if isinstance(value, Fenced):
+            value.fence()
+            # in one piece with the fence
+            self._process.perform("store0", word, operator.index(value))
+        else:
+            self._process.perform("store", word, value)
+
+
+class Fenced(int):
+    """A number with a fence in front of the store."""
+
+    fence: Callable[[], object]
 
 
 class Bytes:
