@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import typing
 
@@ -12,6 +13,11 @@ if sys.version_info < (3, 10):  # noqa: UP036
 if sys.platform == "win32":
     raise ImportError(
         "mpbakery needs a POSIX system: it stands on fork, mmap and record locks; on Windows, use multiprocessing.Lock"
+    )
+if sys.platform == "darwin" and os.uname().machine == "arm64":
+    raise ImportError(
+        "mpbakery has no memory fence for Apple silicon, and without one two processes could have a lock at once: use "
+        "multiprocessing.Lock, or a Python for Intel processors, which Rosetta runs in their memory order"
     )
 
 from mpbakery._errors import (

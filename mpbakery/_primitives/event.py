@@ -89,7 +89,8 @@ class Event(SharedRoom):
                     return deadline is None or room.machine.clock() < deadline or self.is_set()
             finally:
                 if not place.lost:
-                    room.words[place.number] = IDLE
+                    # not IDLE: what is read from now on could be what was there before whoever let us go had set it
+                    room.words[place.number] = room.machine.idle
                 room.leave(place)
         return True
 

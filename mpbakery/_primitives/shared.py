@@ -93,7 +93,7 @@ class Shared:
 
     def _adopt(self, memory: Memory) -> None:
         self._memory = memory  # type: ignore[misc]
-        machine = ThisMachine(memory.mapping)
+        machine = ThisMachine(memory.segment.mapping, memory.place)
         claims = memory.segment.claims
         self._table = SlotTable(memory, claims, identity, machine, keeping=self._keeping)  # type: ignore[misc]
         self._set_up(machine)

@@ -58,9 +58,10 @@ from typing import Any, Final, TypeVar, cast
 from mpbakery._protocol.interfaces import Machine, SharedMemory, Table
 from mpbakery._protocol.line import Line
 from mpbakery._protocol.naps import NAP
-from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, Seats
+from mpbakery._protocol.seats import NONE, RETURNING, UNDER_WAY, Claimer, InItsThread, Seats
 from mpbakery._protocol.waiter import HEAD, Waiter
 from mpbakery._system.layout import ATTENTION, AWAKE, CHOOSING, IDLE, OWNER, RECOVERIES, SCRATCH, THREAD, record_of
+from mpbakery._system.native import FREE_THREADED
 
 #: How many seconds an attempt whose time is up may take to claim its thread's slot.
 CLAIM_GRACE: Final = 0.02
@@ -201,7 +202,9 @@ class Bakery:
         return Seats(self._line)
 
     def _releaser_of(self, seats: Seats) -> object:
-        return seats
+        # Not with the GIL: `operator.methodcaller` takes memory on CPython 3.13, and where there is none the lock would
+        # stay held; and one call more would be one too deep in front of the recursion limit of 3.10 and 3.11.
+        return InItsThread(seats) if FREE_THREADED else seats
 
     def acquire(self, block: bool = True, timeout: float | None = None, blocking: bool | None = None) -> bool:
         """Acquire the lock; the order of arrival decides who gets it, but for the last owner within its tenure.
@@ -305,12 +308,15 @@ class Bakery:
                 # fence A: without it two processes could both find the room empty
                 if not slot.take():
                     slot.refence()
-                at_head = slot.room == slot.alone and (
-                    (words[OWNER] == slot.held and not words[slot.held]) or slot.look(generation, 0) is None
+                at_head = (
+                    slot.room == slot.alone
+                    # or OWNER could be read before the room, as it was before the last owner entered
+                    and (slot.order is None or slot.order() is None)
+                    and ((words[OWNER] == slot.held and not words[slot.held]) or slot.look(generation, 0) is None)
                 )
                 while True:
                     if at_head:
-                        order = slot.line.machine.order if waiter is not None else None
+                        order = slot.order
                         token = self._clock()
                         # A handler that comes now and sees this knows that its own thread is about to enter. On CPython
                         # 3.10 one that waits without limit would hang, so no jump is taken where nobody is in the way.
@@ -359,7 +365,8 @@ class Bakery:
                 # No call before all is undone, nor a jump that is taken (where CPython 3.10 runs handlers, too), so
                 # that no further exception can come in between: it is taken only where no HELD is to be cleared.
                 if not slot.lost:
-                    words[number] = IDLE
+                    # not IDLE: the next head could be one before it sees that we have got as far as to write OWNER
+                    words[number] = slot.idle
                     slot.announced = announced
                     slot.attempt = nested
                     if token and slot.times[slot.held] == token:

@@ -7,7 +7,7 @@ simulation of them that decides at each of these calls who goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar, overload
+from typing import Protocol, TypeVar
 
 from mpbakery._system.fence import Fence
 from mpbakery._system.identity import Process
@@ -24,13 +24,16 @@ class Span(Protocol):
 
 
 class Words(Protocol):
-    """Shared 64-bit words."""
+    """Shared 64-bit words. Threads share this, so nobody takes slices of it: see `_system.memory`."""
 
-    @overload
     def __getitem__(self, word: int, /) -> int: ...
-    @overload
-    def __getitem__(self, span: slice, /) -> Span: ...
     def __setitem__(self, word: int, value: int, /) -> None: ...
+
+
+class Spans(Protocol):
+    """Slices of the words."""
+
+    def __getitem__(self, span: slice, /) -> Span: ...
 
 
 class Times(Protocol):
@@ -51,6 +54,8 @@ class SharedMemory(Protocol):
 
     @property
     def words(self) -> Words: ...
+    @property
+    def spans(self) -> Spans: ...
     @property
     def times(self) -> Times: ...
     @property
@@ -120,6 +125,8 @@ class Machine(Protocol):
     def yields(self) -> int: ...
     @property
     def order(self) -> Callable[[], object] | None: ...  # None where stores and loads keep their order anyway
+    @property
+    def idle(self) -> int: ...  # IDLE, with that fence in front of the store, and nothing in between
     def clock(self) -> float: ...
     def new_fence(self) -> Fence: ...
     def yield_(self) -> None: ...

@@ -57,6 +57,7 @@ class Line(Numbered):
     ) -> None:
         self.memory = memory
         self.words = memory.words
+        self.spans = memory.spans
         self.times = memory.times
         self.slots = memory.slots
         self.table = table
@@ -97,14 +98,12 @@ class Line(Numbered):
         slot = slot_of(self.slots, held)
         return slot >= 0 and self.words[held] != 0 and self.table.is_dead(slot)
 
-    def view(self, index: int) -> tuple[int, Span, memoryview | None]:
+    def view(self, index: int) -> tuple[int, Span, memoryview]:
         """HIGH, the waiting room, and how the room looks when only slot `index` is in it, choosing."""
         high = self.words[HIGH]
         alone = [high] + [IDLE] * high
         alone[1 + index] = CHOOSING
-        # where loads overtake loads, OWNER could be read before the room: no shortcut there
-        shortcut = self.machine.order is None
-        return high, self.words[HIGH : NUMBERS + high], memoryview(array("Q", alone)) if shortcut else None
+        return high, self.spans[HIGH : NUMBERS + high], memoryview(array("Q", alone))
 
     def attend(self) -> None:
         """There is something to be had, and ATTENTION is called for: wake the head of the line."""

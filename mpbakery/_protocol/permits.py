@@ -77,8 +77,7 @@ class PermitLine(Line):
 
     def total(self) -> int:
         """How many permits there were in the beginning and were given back since."""
-        words = self.words
-        return self._initial + sum(words[self._first : self._first + words[HIGH] * RECORD : RECORD].tolist())
+        return self._initial + sum(self.spans[self._first : self._first + self.words[HIGH] * RECORD : RECORD].tolist())
 
     def step(self, slot: PermitSlot) -> int:
         """What the head of the line, which is `slot`, adds to TAKEN when it takes a permit; 0 if there is none."""
@@ -117,7 +116,7 @@ class PermitLine(Line):
         def view(self, index: int) -> tuple[int, Any, Any]:
             """The same, for a comparison as deep as a release."""
             high, room, alone = super().view(index)
-            return high, (room,), alone and (alone,)
+            return high, (room,), (alone,)
 
 
 class PermitWaiter(Waiter):
@@ -302,7 +301,11 @@ class PermitBakery(Bakery):
                 # fence A: without it two processes could both find the room empty
                 if not slot.take():
                     slot.refence()
-                at_head = slot.room == slot.alone
+                at_head = (
+                    slot.room == slot.alone
+                    # or TAKEN could be read before the room, as it was before the last one entered
+                    and (slot.order is None or slot.order() is None)
+                )
                 if at_head:
                     taking = words[TAKEN] + 1
                     # the slot's GIVEN is where a lock has ENTERED
@@ -311,7 +314,7 @@ class PermitBakery(Bakery):
                         taking = slot.taking
                 while True:
                     if at_head:
-                        order = slot.line.machine.order if waiter is not None else None
+                        order = slot.order
                         # Nothing has been taken since the permit was seen: a handler that took one on this thread has
                         # changed the generation, and nobody else is at the head.
                         if slot.generation is generation:
@@ -350,7 +353,7 @@ class PermitBakery(Bakery):
             except BaseException:
                 # No call before all is undone, nor a jump that is taken (where CPython 3.10 runs handlers, too).
                 if not slot.lost:
-                    words[number] = IDLE
+                    words[number] = slot.idle  # not IDLE: the next head could be one before it sees what was taken
                     slot.attempt = nested
                     if taken:
                         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -55,6 +57,7 @@ class Slot:
         "held",
         "high",
         "ident",
+        "idle",
         "index",
         "left",
         "left_by_others",
@@ -62,6 +65,7 @@ class Slot:
         "lost",
         "must_enter",
         "number",
+        "order",
         "park",
         "refence",
         "room",
@@ -82,7 +86,7 @@ class Slot:
     # what `Line.view` saw last
     high: int
     room: Span
-    alone: memoryview | None
+    alone: memoryview
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -114,6 +118,9 @@ class Slot:
         self.entered = 0
         self.left = 0
         self.left_by_others = SCRATCH
+        #: what undoes an attempt stores in `number`: see `Machine.idle`
+        self.idle = line.machine.idle
+        self.order = line.machine.order
         fence = line.machine.new_fence()
         self.take = fence.take
         self.free = fence.free
@@ -192,7 +199,7 @@ class Slot:
         elif self.tenure and owner not in (self.held, NOBODY) and not owner & CLOSED:
             # Store, fence, look, as who comes again does, in its HELD and here: at least one of us sees the other. No
             # call before the store, at which a handler could take our place at the head.
-            order = self.line.machine.order
+            order = self.order
             self.attempt = generation
             if self.generation is generation:
                 words[OWNER] = owner | CLOSED
@@ -222,6 +229,20 @@ class Slot:
             releases += frame.f_code is Slot.__bool__.__code__ and frame.f_locals.get("self") is self
             frame = frame.f_back
         return releases
+
+
+class InItsThread:
+    """A `release` that calls the one of whichever thread it is called in, wherever it was looked up: in C as well.
+
+    Two threads cannot share what releases through one slot. As soon as one of them has cleared HELD, the slot's own
+    thread may acquire and release once more; the other one would then count a release too many, and go on to release
+    what somebody else has acquired. Nor is a count of permits kept where there is no GIL.
+    """
+
+    __slots__ = ("release",)
+
+    def __init__(self, seats: Seats) -> None:
+        self.release: Callable[[], None] = functools.partial(operator.methodcaller("release"), seats)
 
 
 class Claimer:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import sys
 import threading
 import weakref
@@ -107,6 +108,9 @@ class SlotTable:
         "_turnstile",
     )
 
+    #: kept here, because the last slots may be given back when this module has no variables any more
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
     def __init__(
         self, memory: SharedMemory, claims: Claims, processes: Processes, machine: Machine, *, keeping: bool = False
     ) -> None:
@@ -149,11 +153,16 @@ class SlotTable:
             raise self._foreign()
         reference = weakref.ref(user, self._give_back)
         hash(reference)  # which it remembers: it has none any more if `user` goes before the claim is made
+        may_collect = sys.implementation.name != "cpython"
         while True:
             mine = self._mine
             try:
                 slot = self._exclusively(functools.partial(self._claim, reference, mine), deadline)
             except _Forked:
+                continue
+            if slot == _NONE and may_collect:
+                may_collect = False
+                gc.collect()  # what stands for threads that have ended is found only then, without counts of references
                 continue
             if slot == _NONE:
                 # Not raised before the claim lock is left: CPython 3.10 runs handlers where an exception is caught, and
@@ -227,10 +236,12 @@ class SlotTable:
 
     def _give_back(self, user: weakref.ref[object]) -> None:
         """The thread of a slot has ended, or was interrupted before it could use it: let others have the slot."""
+        if self._is_finalizing():
+            return
         mine, words, order = self._mine, self._memory.words, self._machine.order
         slot = mine.get(user, _NONE)
-        # the last: a forked child drops what its parent's other threads had before it runs any hook
-        if sys.is_finalizing() or slot == _NONE or self._pid != self._processes.this_process().pid:
+        # the second: a forked child drops what its parent's other threads had before it runs any hook
+        if slot == _NONE or self._pid != self._processes.this_process().pid:
             return
         thread = layout.record_of(self._memory.slots, slot) + THREAD
         is_mine = self.is_mine(slot)
@@ -307,7 +318,7 @@ class SlotTable:
         if not below:
             return []
         first = self._records + field
-        return self._memory.words[first : first + below * RECORD : RECORD].tolist()
+        return self._memory.spans[first : first + below * RECORD : RECORD].tolist()
 
     def _take_one(self, below: int, user: weakref.ref[object], mine: _Mine) -> int:
         """Under the claim lock: a free slot, which is `user`'s now, _NONE if there is none.
@@ -381,11 +392,16 @@ class SlotTable:
         thread = threading.get_native_id()
         name = layout.padded(names.of_this_process(), PROCESS_NAME_BYTES)
         name_at = layout.span_of(record + PROCESS_NAME, PROCESS_NAME_BYTES)
-        taken = mine.values()
+        taken = mine.values()  # to be copied in one piece before it is looked through: a thread may end
         # No call from here on, nor a jump that is taken (where CPython 3.10 runs handlers, too), so that nothing of
         # this thread comes in between: a handler that forks, or one that claims in the middle of this claim, which
         # stands before this line with the same slot, or below, with nothing of it to be seen in memory.
-        if self._mine is mine and words[record + PID] == pid and words[record + THREAD] == last and slot not in taken:
+        if (
+            self._mine is mine
+            and words[record + PID] == pid
+            and words[record + THREAD] == last
+            and slot not in [*taken]
+        ):
             words[record + PID] = 0  # whoever is killed from now on leaves it free
             self._pid = process.pid
             mine[user] = slot
@@ -402,10 +418,10 @@ class SlotTable:
         # HIGH before PID, or whoever is killed in between leaves a slot that nobody looks at; and before the first
         # CHOOSING of this slot, or a scan could pass it by. Looked at once more after each store, since a handler that
         # claims between our load and our store would see its HIGH lowered.
-        top = max(mine.values()) + 1
+        top = max([*mine.values()]) + 1
         while self._mine is mine and words[HIGH] < top:
             words[HIGH] = top
-            top = max(mine.values()) + 1
+            top = max([*mine.values()]) + 1
         if self._mine is mine:
             words[record + PID] = process.pid
         else:

@@ -38,6 +38,7 @@ class WaitingRoom(Numbered):
 
     def __init__(self, memory: SharedMemory, table: Table, machine: Machine) -> None:
         self.words = memory.words
+        self.spans = memory.spans
         self.times = memory.times
         self._slots = memory.slots
         self.table = table

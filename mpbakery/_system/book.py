@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from mpbakery._errors import SharingError, reraise_handlers
 from mpbakery._system.files import OwnFile, anonymous_file, is_sealed, opened_anew
+from mpbakery._system.native import FREE_THREADED
 from mpbakery._system.record_locks import is_locked
 
 
@@ -28,6 +29,11 @@ class Book:
         self._file = file
         self.mapping = mmap.mmap(file.descriptor, size)
         self.words = memoryview(self.mapping)[: size & -8].cast("q")
+
+    @property
+    def spans(self) -> memoryview:
+        """The words once more, to take slices of: threads cannot share what has slices, see `memory._FreshSpans`."""
+        return memoryview(self.mapping)[: self.words.nbytes].cast("q") if FREE_THREADED else self.words
 
     @classmethod
     def create(cls, size: int) -> Book:

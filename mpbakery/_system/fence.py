@@ -14,8 +14,12 @@ whenever it changes hands. `acquire(False)` on a lock that is taken may execute 
 whatever comes in between two bytecodes may have taken the lock, a signal handler or a trace function that acquires,
 and the thread would wait for itself.
 
-On other machines a lock operation is an acquire or a release, not a full barrier. A trip through the kernel's
-scheduler is: Linux promises a full barrier there (membarrier(2) rests on it), so `yield_` is both fences.
+On other machines a lock operation is an acquire or a release, not a full barrier. What is one there is a system call
+that has one in the kernel. `_barrier` makes it of FUTEX_WAKE, on a word on which nobody sleeps: before that looks for
+sleepers, it has a full barrier, as otherwise it could miss one (`futex_hb_waiters_pending`, "full barrier (B)", in
+kernel/futex/waitwake.c). It keeps the processor. Where there is no ctypes, or no such system call, a trip through the
+scheduler is a full barrier as well: Linux promises one there (membarrier(2) rests on it). But that gives the processor
+away, and one fence takes as long as others want it.
 """
 
 from __future__ import annotations
@@ -26,11 +30,14 @@ import operator
 import os
 import platform
 from collections.abc import Callable, Iterator
-from typing import Final, SupportsIndex, cast
+from typing import Any, Final, SupportsIndex, TypeVar, cast
 
-from mpbakery._system.native import new_lock, sleep
+from mpbakery._system.native import FUTEX_CALL, new_lock, sleep
 
 Order = Callable[[], object]
+
+_T = TypeVar("_T")
+_FUTEX_WAKE_PRIVATE: Final = 129
 
 #: Let another process have the processor. Where there is no `sched_yield`, the shortest sleep is such a trip as well.
 yield_: Final[Callable[[], None]] = getattr(os, "sched_yield", functools.partial(sleep, 1e-6))
@@ -52,7 +59,7 @@ class Fence:
         lock = new_lock()
         # bound in C: handing False over at each call would cost 3 to 10 % of an acquisition
         self.take: Callable[[], bool] = functools.partial(lock.acquire, False)
-        self.free: Callable[[], None] = lock.release
+        self.free: Callable[[], object] = lock.release
 
     def refence(self) -> None:
         """A full fence, given that `take` just found the private lock taken."""
@@ -69,52 +76,64 @@ class Fence:
             self.refence()
 
 
-class SchedulerFence(Fence):
-    """Full fences for machines whose lock operations are no full barriers: a trip through the scheduler."""
+class KernelFence(Fence):
+    """Full fences for machines whose lock operations are no full barriers. Threads may share one."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
-        self.take = self._take
-        self.free = yield_
-
-    @staticmethod
-    def _take() -> bool:
-        yield_()
-        return True
+        self.take = _barrier(True)
+        self.free = _barrier(None)
 
     def __call__(self) -> None:
         """A full fence."""
-        yield_()
+        self.free()
 
 
-class _Yields:
-    """Iterated over, calls `yield_` once and gives nothing, without a line of Python being run."""
+def _find_library() -> Any:
+    """What the system call can be made with, None if it cannot be made."""
+    if TOTAL_STORE_ORDER or FUTEX_CALL is None:
+        return None
+    try:
+        import ctypes
 
-    __iter__ = staticmethod(functools.partial(iter, yield_, None))
+        # of the kind that keeps the GIL: the call is over before another thread could do anything
+        library = ctypes.PyDLL(None)
+        return library if library.syscall(FUTEX_CALL, None, _FUTEX_WAKE_PRIVATE, 0) == 0 else None
+    except (ImportError, AttributeError, OSError):
+        return None
 
 
-def release_offset(offset: int) -> SupportsIndex:
-    """`offset`, so that whoever asks for it has all earlier stores made visible first.
+_library: Final = _find_library()
 
-    What was written under a lock must be visible before the store that frees it. That store is one call into C,
-    which a signal handler cannot come before (see `Memory.clearing`), so there is no place for a fence in Python in
-    front of it. On machines that need one the offset itself is it: `sum(_Yields(), offset)` runs in C when the store's
-    offset is converted to a number, which is before the store.
+
+def _barrier(result: _T) -> Callable[[], _T]:
+    """A full fence that returns `result`, without a line of Python being run."""
+    if _library is None:
+        return functools.partial(next, map({None: result}.__getitem__, iter(yield_, ...)))
+    call = _library["syscall"]  # another one each time
+    # Rather a KeyError than no fence, should the call be refused one day. The C library cannot go on then, either.
+    call.restype = {0: result}.__getitem__
+    # nobody can sleep on the word at address 0
+    return functools.partial(call, FUTEX_CALL, None, _FUTEX_WAKE_PRIVATE, 0)
+
+
+def fenced(value: int) -> SupportsIndex:
+    """`value`, so that whoever asks for it has all earlier stores made visible first.
+
+    Where a signal handler must not come between a fence and a store, the store is one call into C, with this as what is
+    stored, or where: it is converted to a number before the store. On machines that need no fence it is one.
     """
     if TOTAL_STORE_ORDER:
-        return offset
-    fenced = type("FencedOffset", (), {"__index__": staticmethod(functools.partial(sum, _Yields(), offset))})
-    return cast("SupportsIndex", fenced())
+        return value
+    return cast("SupportsIndex", type("Fenced", (), {"__index__": staticmethod(_barrier(value))})())
 
 
 def pop_release_offset(offsets: list[int]) -> Callable[[], int]:
     """The same for the last one of `offsets`, which is taken off, in C as well."""
     if TOTAL_STORE_ORDER:
         return offsets.pop
-    pop = type("Pop", (), {"__iter__": staticmethod(functools.partial(map, offsets.pop, (-1,)))})
-    fenced = type("Fenced", (), {"__iter__": staticmethod(functools.partial(itertools.chain, _Yields(), pop()))})
-    return functools.partial(sum, fenced())
+    return functools.partial(next, map(offsets.pop, iter(_barrier(-1), ...)))
 
 
 class _Next:
@@ -132,16 +151,17 @@ def storing_release_offset(
     store: Callable[[int, int], None], word: int, values: Iterator[int], offset: int
 ) -> SupportsIndex:
     """`offset`, so that whoever asks for it has the next one of `values` stored in `word` first, in C as well."""
-    words: Iterator[int] = itertools.repeat(word)
-    if not TOTAL_STORE_ORDER:
-        words = map({None: word}.__getitem__, iter(yield_, ...))
+    words: Iterator[int] = itertools.repeat(word) if TOTAL_STORE_ORDER else iter(_barrier(word), ...)
     return cast("SupportsIndex", _Next(map({None: offset}.__getitem__, map(store, words, values))))
+
+
+_shared: Final = None if TOTAL_STORE_ORDER else KernelFence()
 
 
 def new_fence() -> Fence:
     """A fence of this machine's kind, for one thread."""
-    return Fence() if TOTAL_STORE_ORDER else SchedulerFence()
+    return _shared or Fence()
 
 
 #: The order fence, None where the machine needs none.
-order: Final[Order | None] = None if TOTAL_STORE_ORDER else yield_
+order: Final[Order | None] = None if _shared is None else _shared.free

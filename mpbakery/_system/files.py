@@ -16,6 +16,9 @@ class OwnFile:
 
     __slots__ = ("_file", "_owned", "descriptor")
 
+    #: kept here, because the last of these may be collected when this module has no variables any more
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
     def __init__(self, descriptor: int, *, owned: bool) -> None:
         """`owned`: the descriptor is to be closed when this is collected."""
         self._owned = False
@@ -25,7 +28,7 @@ class OwnFile:
         self._owned = owned
 
     def __del__(self) -> None:
-        if self._owned and self.is_intact():
+        if self._owned and not self._is_finalizing() and self.is_intact():
             os.close(self.descriptor)
 
     def is_intact(self) -> bool:

@@ -7,11 +7,11 @@ import itertools
 import operator
 import struct
 from collections.abc import Callable, Iterator
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from mpbakery._errors import SharingError
 from mpbakery._system import segments
-from mpbakery._system.fence import release_offset, storing_release_offset
+from mpbakery._system.fence import fenced, storing_release_offset
 from mpbakery._system.layout import (
     FLAG,
     IDENTITY_BYTES,
@@ -33,18 +33,31 @@ from mpbakery._system.layout import (
     WORD,
     padded,
     size_of,
-    span_of,
 )
+from mpbakery._system.native import FREE_THREADED
 from mpbakery._system.segments import Segment
 
 
 class Memory:
     """The memory of one primitive, at its place in a segment.
 
-    `words` loads and stores single words, `times` those that are doubles; `mapping` is all of it, as bytes.
+    `words` loads and stores single words, `times` those that are doubles; `mapping` is all of it, as bytes. Slices are
+    taken of `spans` alone.
     """
 
-    __slots__ = ("identity", "mapping", "name", "namespace", "place", "robust", "segment", "slots", "times", "words")
+    __slots__ = (
+        "identity",
+        "mapping",
+        "name",
+        "namespace",
+        "place",
+        "robust",
+        "segment",
+        "slots",
+        "spans",
+        "times",
+        "words",
+    )
 
     def __init__(self, segment: Segment, place: int, size: int) -> None:
         self.segment = segment
@@ -52,6 +65,7 @@ class Memory:
         self.mapping = segment.view(place, size)
         self.words = self.mapping.cast("Q")
         self.times = self.mapping.cast("d")
+        self.spans: Spans = _FreshSpans(segment, place, size) if FREE_THREADED else self.words
         self.slots: int
         self.identity: bytes
         self.namespace: int
@@ -67,11 +81,19 @@ class Memory:
     @property
     def link(self) -> bytes:
         """In a condition, the identity of its lock; else zeros."""
-        return bytes(self.mapping[span_of(LINK_AT, IDENTITY_BYTES)])
+        return self._bytes(LINK_AT, IDENTITY_BYTES)
 
     def text(self, word: int, size: int) -> str:
         """The zero-padded UTF-8 text that starts at `word`; a reader may meet it half written."""
-        return _text(bytes(self.mapping[span_of(word, size)]))
+        return _text(self._bytes(word, size))
+
+    def _bytes(self, word: int, size: int) -> bytes:
+        first = self.place + word * WORD
+        return self.segment.mapping[first : first + size]
+
+    def _view(self) -> memoryview:
+        """What C stores in for one thread."""
+        return self.segment.view(self.place, len(self.mapping)) if FREE_THREADED else self.mapping
 
     def clearing(self, word: int | LateWord, after: object) -> tuple[Callable[[], None], Callable[..., None]]:
         """Two functions that store 0 in `word` and then ask for the truth of `after`, whose __bool__ does the rest.
@@ -82,11 +104,12 @@ class Memory:
         range first and then stores field by field, so `word` is cleared more than once, and the word behind it is
         overwritten with the truth values of the arguments.
         """
+        mapping = self._view()
         # converted with __index__ by pack_into, whatever its annotation says
-        offset = cast("int", word if isinstance(word, LateWord) else release_offset(word * WORD))
+        offset = cast("int", word if isinstance(word, LateWord) else fenced(word * WORD))
         return (
-            functools.partial(_RELEASE.pack_into, self.mapping, offset, 0, after),
-            functools.partial(_EXIT.pack_into, self.mapping, offset, 0, after),
+            functools.partial(_RELEASE.pack_into, mapping, offset, 0, after),
+            functools.partial(_EXIT.pack_into, mapping, offset, 0, after),
         )
 
     def counting(
@@ -97,10 +120,11 @@ class Memory:
         `scratch` is what is cleared after that: `word` itself would read 0 for a moment, and for ever if the process
         is killed then.
         """
+        mapping = self._view()
         offset = cast("int", storing_release_offset(self.words.__setitem__, word, count, scratch * WORD))
         return (
-            functools.partial(_RELEASE.pack_into, self.mapping, offset, 0, after),
-            functools.partial(_EXIT.pack_into, self.mapping, offset, 0, after),
+            functools.partial(_RELEASE.pack_into, mapping, offset, 0, after),
+            functools.partial(_EXIT.pack_into, mapping, offset, 0, after),
         )
 
     @staticmethod
@@ -118,6 +142,32 @@ class Memory:
     def late_word() -> LateWord:
         """A word for `clearing` that is not known yet."""
         return LateWord()
+
+
+class Spans(Protocol):
+    """Some consecutive words, or each n-th of them."""
+
+    def __getitem__(self, span: slice, /) -> memoryview: ...
+
+
+class _FreshSpans:
+    """Slices that have nothing in common with those of other threads, but the memory.
+
+    All slices of one memoryview share a count of how many there are, which the free-threaded CPython 3.13 and 3.14 do
+    not keep in one piece (python/cpython#155606). Where threads lose one, the count comes to nothing with slices still
+    in use, and all of them, and what they are slices of, raise ValueError from then on: the lock would be dead.
+    Loading and storing single items does not touch the count.
+    """
+
+    __slots__ = ("_end", "_first", "_mapping")
+
+    def __init__(self, segment: Segment, place: int, size: int) -> None:
+        self._mapping = segment.mapping
+        self._first = place // WORD
+        self._end = (place + size) // WORD
+
+    def __getitem__(self, span: slice) -> memoryview:
+        return memoryview(self._mapping).cast("Q")[self._first : self._end][span]
 
 
 def _text(padded: bytes) -> str:
@@ -143,7 +193,7 @@ class LateWord:
     @staticmethod
     def offset_to(word: int) -> Callable[[], int]:
         """What to assign to `offset`, so that this stands for `word`."""
-        return release_offset(word * WORD).__index__
+        return fenced(word * WORD).__index__
 
 
 _RELEASE: Final = struct.Struct("Q?")

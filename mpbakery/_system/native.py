@@ -9,6 +9,7 @@ So the greenlets of a thread are one thread here, as for the locks of multiproce
 from __future__ import annotations
 
 import importlib
+import platform
 import sys
 import threading
 from collections.abc import Callable
@@ -31,6 +32,24 @@ else:
     new_lock: Final = _original("_thread", "allocate_lock")
     new_rlock: Final = _original("_thread", "RLock")
     local: Final = _original("_thread", "_local")
+
+#: Whether threads run at the same time in this interpreter, or can: CPython's free-threaded build.
+FREE_THREADED: Final = "t" in getattr(sys, "abiflags", "")
+
+#: The number of the futex system call, None where there is none.
+FUTEX_CALL: Final[int | None] = (
+    {
+        "x86_64": 202,
+        "aarch64": 98,
+        "riscv64": 98,
+        "loongarch64": 98,
+        "ppc64le": 221,
+        "ppc64": 221,
+        "s390x": 238,
+    }.get(platform.machine())
+    if sys.platform == "linux"
+    else None
+)
 
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 sleep: Final[Callable[[float], None]] = _original("time", "sleep")

@@ -1,9 +1,10 @@
 """Sleeping until another process stores a word: the futex of Linux, or naps.
 
-`Parker(mapping)` sleeps on words of one mapping. On Linux it is the futex system call by way of ctypes, which is
-imported at the first park. The operations are the shared ones: FUTEX_PRIVATE_FLAG would look the word up by its
-address in this process alone, and never wake another. Without ctypes, or where the kernel refuses the call, a park is
-a nap that grows with `turn`, and whoever should be woken finds out by itself.
+`Parker(mapping, place)` sleeps on words of one mapping, counted from the byte `place` on. On Linux it is the futex
+system call by way of ctypes, which is imported at the first park. The operations are the shared ones:
+FUTEX_PRIVATE_FLAG would look the word up by its address in this process alone, and never wake another. Without ctypes,
+or where the kernel refuses the call, a park is a nap that grows with `turn`, and whoever should be woken finds out by
+itself.
 """
 
 from __future__ import annotations
@@ -13,26 +14,16 @@ import importlib
 import math
 import mmap
 import os
-import platform
 import random
 import sys
 import time
 from typing import Final
 
 from mpbakery._errors import is_from_handler
-from mpbakery._system.native import new_rlock, sleep
+from mpbakery._system.native import FUTEX_CALL, new_rlock, sleep
 
 _FUTEX_WAIT: Final = 0
 _FUTEX_WAKE: Final = 1
-_SYSCALLS: Final = {
-    "x86_64": 202,
-    "aarch64": 98,
-    "riscv64": 98,
-    "loongarch64": 98,
-    "ppc64le": 221,
-    "ppc64": 221,
-    "s390x": 238,
-}
 #: The futex is 32 bits wide: the half of its word that holds small numbers.
 _HALF: Final = 0 if sys.byteorder == "little" else 4
 _FIRST_NAP: Final = 50e-6
@@ -95,15 +86,14 @@ def _get_futex() -> _Futex | None:
     global _futex, _look_again
     if _futex is not None or time.monotonic() < _look_again:
         return _futex
-    number = _SYSCALLS.get(platform.machine())
-    if sys.platform != "linux" or number is None:
+    if FUTEX_CALL is None:
         _look_again = math.inf
         return None
     with _loading:
         if _is_being_imported("ctypes") or _is_being_imported("_ctypes"):
             return None
         try:
-            _futex = _Futex(number)
+            _futex = _Futex(FUTEX_CALL)
         except (ImportError, AttributeError, MemoryError, OSError) as error:
             if is_from_handler(error):
                 raise
@@ -130,10 +120,11 @@ def _is_being_imported(package: str) -> bool:
 class Parker:
     """Parks and unparks threads on words of some shared memory."""
 
-    __slots__ = ("_address", "_mapping")
+    __slots__ = ("_address", "_mapping", "_place")
 
-    def __init__(self, mapping: mmap.mmap | memoryview) -> None:
+    def __init__(self, mapping: mmap.mmap | memoryview, place: int = 0) -> None:
         self._mapping = mapping
+        self._place = place
         self._address = 0
 
     def park(self, word: int, expected: int, seconds: float, turn: int) -> None:
@@ -155,7 +146,7 @@ class Parker:
 
     def _address_of(self, futex: _Futex, word: int) -> int:
         if not self._address:
-            self._address = futex.address_of(self._mapping)
+            self._address = futex.address_of(self._mapping) + self._place
         return self._address + word * _WORD + _HALF
 
 

@@ -19,7 +19,9 @@ import struct
 import sys
 import threading
 import time
+import timeit
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -32,6 +34,7 @@ from conftest import FIGURES
 from mpbakery._system import fence, identity, layout, park
 from mpbakery._system.identity import Process
 from mpbakery._system.memory import create
+from mpbakery._system.native import FREE_THREADED
 from mpbakery._system.record_locks import LIVES, ClaimFile
 from support.children import (
     hold_claims,
@@ -49,6 +52,8 @@ from support.namespaces import in_new_pid_namespace
 from support.workers import Crew, expect, in_thread, in_threads, wait_for_state, wait_until
 
 WORD = 8
+
+FREE_THREADED_ONLY = pytest.mark.skipif(not FREE_THREADED, reason="the GIL has threads take turns")
 
 
 @pytest.fixture
@@ -201,6 +206,34 @@ def test_a_property_that_is_a_c_function_runs_no_python() -> None:
         assert isinstance(attribute.fget, operator.attrgetter), (
             f"looking {name} up runs Python code: a handler that raises there leaves the lock held"
         )
+
+
+@FREE_THREADED_ONLY
+def test_threads_load_and_store_single_words_of_one_memoryview(room: mmap.mmap) -> None:
+    """Of slices, see the next one."""
+    words = memoryview(room).cast("Q")
+
+    def use(word: int) -> None:
+        for value in range(100_000):
+            words[word] = value
+            assert words[word] == value
+
+    in_threads([functools.partial(use, word) for word in range(4)])
+
+
+@FREE_THREADED_ONLY
+@pytest.mark.serial
+@pytest.mark.xfail(raises=ValueError, strict=True, reason="python/cpython#155606, open in CPython 3.13.15 and 3.14.7")
+def test_threads_take_slices_of_one_memoryview(room: mmap.mmap) -> None:
+    """Once they can, `Memory.spans` can be `Memory.words` there as well."""
+    words = memoryview(room).cast("Q")
+
+    def use() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            deque(map(words.__getitem__, itertools.repeat(slice(2, 5), 1000)), maxlen=0)
+
+    in_threads([use] * 4)
 
 
 # --- Atomic operations of the interpreter --------------------------------------------------------------------------
@@ -756,7 +789,7 @@ def test_the_machine_is_little_or_big_endian_as_the_park_word_expects(room: mmap
 # --- Fences --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [fence.Fence, fence.SchedulerFence])
+@pytest.mark.parametrize("kind", [fence.Fence, fence.KernelFence])
 def test_a_fence_can_be_used_in_every_order(kind: type[fence.Fence]) -> None:
     """As a whole, and in halves that do not match, as a handler in between leaves them."""
     fence = kind()
@@ -771,7 +804,7 @@ def test_a_fence_can_be_used_in_every_order(kind: type[fence.Fence]) -> None:
 
 
 def test_yielding_can_be_afforded() -> None:
-    """The fence of machines that are not x86: a trip through the scheduler."""
+    """The fence of machines that are not x86, if the kernel has no other: a trip through the scheduler."""
     # of the processor, since on a busy machine the others use the time that is yielded to them
     start = time.thread_time()
     for _ in range(1000):
@@ -784,9 +817,55 @@ def test_the_fenced_offset_runs_no_python_and_gives_the_offset(
 ) -> None:
     """On machines that are not x86, the release makes what was written under the lock visible first."""
     monkeypatch.setattr(fence, "TOTAL_STORE_ORDER", False)
-    offset: Any = fence.release_offset(16)
+    offset: Any = fence.fenced(16)
     message = "on machines that are not x86, a release goes astray: the lock would stay held"
     assert offset.__index__() == 16, message
     room[16:24] = b"\xff" * WORD
     struct.Struct("Q").pack_into(room, offset, 0)
     assert bytes(room[16:24]) == bytes(WORD), message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_the_fence_of_other_machines_keeps_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "TOTAL_STORE_ORDER", False)
+    monkeypatch.setattr(fence, "_library", fence._find_library())
+    assert fence._library is not None, "ctypes or FUTEX_WAKE is missing: each fence gives the processor away"
+    monkeypatch.setattr(fence, "yield_", None)
+    kernel = fence.KernelFence()
+    assert kernel.take() is True
+    assert kernel.free() is None
+    kernel()
+    fastest = min(timeit.repeat(kernel.free, number=100, repeat=20)) / 100
+    assert fastest < 20e-6, "a fence takes so long that an acquisition does, on machines that are not x86"
+
+
+@pytest.mark.parametrize("gives_way", [False, True], ids=["kernel", "scheduler"])
+def test_a_fenced_value_is_stored_behind_the_fence(
+    monkeypatch: pytest.MonkeyPatch, gives_way: bool, room: mmap.mmap
+) -> None:
+    """On machines that are not x86: an attempt that is undone leaves the line when all that it did can be seen."""
+    words = memoryview(room).cast("Q")
+    before: list[int] = []
+    monkeypatch.setattr(fence, "TOTAL_STORE_ORDER", False)
+    monkeypatch.setattr(fence, "_library", None if gives_way else Recorder(lambda: before.append(words[2])))
+    monkeypatch.setattr(fence, "yield_", lambda: before.append(words[2]))
+    words[2] = 5
+    words[2] = fence.fenced(0)  # type: ignore[call-overload]
+    assert (before, words[2]) == ([5], 0)
+    words[2] = 6
+    pop = fence.pop_release_offset([8, 16])
+    assert (pop(), pop(), before) == (16, 8, [5, 6, 6])
+
+
+class Recorder(dict[str, Any]):
+    """Stands for the C library, and tells when it is called."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+
+    def __missing__(self, name: str) -> Any:
+        def call(*_arguments: object) -> object:
+            self._tell()
+            return call.restype(0)  # type: ignore[attr-defined]
+
+        return call

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import mpbakery
-from support.sandboxes import share_lock_without_memory_files
+from support.sandboxes import FUTEX_WAIT, FUTEX_WAKE, Refusal, limit_processes, share_lock_where_refused
 from support.workers import DEADLINE, Crew, expect
 
 PACKAGE = Path(mpbakery.__file__).parent
@@ -69,21 +71,71 @@ def run(script: str, *, first: str = "") -> list[str]:
 # --- Files in memory, and the processor -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def apart() -> Iterator[Crew]:
+    """Children that do not inherit the fork server of this process: it is no child of theirs."""
+    children = Crew(multiprocessing.get_context("spawn"))
+    yield children
+    children.close()
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM], ids=errno.errorcode.get)
-def test_files_in_memory_are_refused(method: str, error: int) -> None:
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM, errno.EACCES], ids=errno.errorcode.get)
+def test_files_in_memory_are_refused(apart: Crew, method: str, error: int) -> None:
     """An unlinked file takes their place."""
-    crew = Crew(multiprocessing.get_context("spawn"))  # a fork server that this process has started would be inherited
-    try:
-        ours, theirs = crew.context.Pipe()
-        crew.start(share_lock_without_memory_files, theirs, error, method)
-        told = expect(ours, DEADLINE)
-        if isinstance(told, str):
-            pytest.skip(told)
-        assert told == {"has a name": False, "exclusion": True, "taken over": True}
-        crew.finish()
-    finally:
-        crew.close()
+    assert_usable(apart, [("memfd_create", error, None)], method)
+
+
+#: What else may be refused: the calls by which the lock sleeps and wakes, lets others run, and asks who it is.
+REFUSALS: dict[str, list[tuple[str, int | None]]] = {
+    "futex": [("futex", FUTEX_WAIT), ("futex", FUTEX_WAKE)],
+    "futex, for wakers only": [("futex", FUTEX_WAKE)],
+    "sched_yield": [("sched_yield", None)],
+    "pidfd_open": [("pidfd_open", None)],
+    "eventfd": [("eventfd2", None)],
+    "prctl": [("prctl", None)],
+}
+REFUSALS["all of them"] = [
+    *itertools.chain.from_iterable(calls for what, calls in REFUSALS.items() if what != "futex, for wakers only"),
+    ("memfd_create", None),
+]
+# the last, since no further filter can be set without it
+REFUSALS["all of them"].sort(key=lambda call: call[0] == "prctl")
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM, errno.EACCES], ids=errno.errorcode.get)
+@pytest.mark.parametrize("what", REFUSALS)
+def test_system_calls_are_refused(apart: Crew, what: str, error: int) -> None:
+    """By a filter of the kernel, as in containers and sandboxes."""
+    assert_usable(apart, [(name, error, second) for name, second in REFUSALS[what]], "fork")
+
+
+@pytest.mark.parametrize("name", ["pidfd_open", "eventfd2"])
+def test_there_are_too_many_descriptors_to_tell_who_one_is(apart: Crew, name: str) -> None:
+    assert_usable(apart, [(name, errno.EMFILE, None)], "fork")
+
+
+def assert_usable(crew: Crew, refusals: list[Refusal], method: str) -> None:
+    """A lock is made, excludes, is handed over, and taken over from the dead."""
+    ours, theirs = crew.context.Pipe()
+    crew.start(share_lock_where_refused, theirs, refusals, method)
+    theirs.close()
+    told = expect(ours, DEADLINE)
+    if isinstance(told, str):
+        pytest.skip(told)
+    assert told == {"has a name": False, "exclusion": True, "handed over": True, "taken over": True}
+    crew.finish()
+
+
+def test_no_process_can_be_started_any_more(crew: Crew) -> None:
+    """In a control group that has reached its limit."""
+    ours, theirs = crew.context.Pipe()
+    crew.start(limit_processes, theirs)
+    told = expect(ours, DEADLINE)
+    if isinstance(told, str):
+        pytest.skip(told)
+    assert told == {"refused": True, "again": False, "free": True}
+    crew.finish()
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "another"])

@@ -45,8 +45,12 @@ class Detectors:
 
     def start_together(self, worker: int) -> None:
         """Wait until every worker has come here."""
-        self._cells[self._OWN + 3 * worker + 2] = 1
+        self.is_ready(worker)
         wait_until(lambda: all(self._cells[self._OWN + 2 :: 3]), "all workers at the start")
+
+    def is_ready(self, worker: int) -> None:
+        """Others need not wait for this worker."""
+        self._cells[self._OWN + 3 * worker + 2] = 1
 
     def visit(self, worker: int) -> None:
         """One stay under the lock."""

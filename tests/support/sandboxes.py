@@ -15,7 +15,7 @@ import resource
 import signal
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ import mpbakery
 from mpbakery._system import identity
 from mpbakery._system.identity import Process
 from support.namespaces import sleep_for_ever, system_call
-from support.workers import PATIENCE, Crew, Puppet, begin, in_thread, wait_until
+from support.workers import PATIENCE, Crew, Puppet, begin, in_thread, wait_for_waiters, wait_until
 
 Place = Callable[[], object]
 
@@ -46,8 +46,28 @@ _FAIL: Final = 0x00050000
 
 #: The numbers of system calls, by machine.
 _NUMBERS: Final = {
-    "x86_64": {"kill": 62, "fcntl": 72, "memfd_create": 319, "pidfd_open": 434},
-    "aarch64": {"kill": 129, "fcntl": 25, "memfd_create": 279, "pidfd_open": 434},
+    "x86_64": {
+        "sched_yield": 24,
+        "kill": 62,
+        "fcntl": 72,
+        "prctl": 157,
+        "futex": 202,
+        "eventfd2": 290,
+        "openat": 257,
+        "memfd_create": 319,
+        "pidfd_open": 434,
+    },
+    "aarch64": {
+        "sched_yield": 124,
+        "kill": 129,
+        "fcntl": 25,
+        "prctl": 167,
+        "futex": 98,
+        "eventfd2": 19,
+        "openat": 56,
+        "memfd_create": 279,
+        "pidfd_open": 434,
+    },
 }
 
 
@@ -162,10 +182,19 @@ def try_place(connection: Connection, place: Place) -> None:
         connection.send("")
 
 
-def share_lock_without_memory_files(connection: Connection, error: int, method: str) -> None:
-    """Use a lock with a process of a start method where memfd_create is refused; what comes of it, or why not."""
+#: A system call that is refused, with which error; and, if only then, with which second argument.
+Refusal = tuple[str, int, int | None]
+
+#: futex(2) on a word that processes share. The other operations are the C library's, for threads.
+FUTEX_WAIT: Final = 0
+FUTEX_WAKE: Final = 1
+
+
+def share_lock_where_refused(connection: Connection, refusals: Sequence[Refusal], method: str) -> None:
+    """Use a lock with a process of a start method where system calls are refused; what comes of it, or why not."""
     try:
-        deny("memfd_create", error)
+        for name, error, second in refusals:
+            deny(name, error, second)
     except OSError as refusal:
         connection.send(str(refusal))
         return
@@ -174,16 +203,53 @@ def share_lock_without_memory_files(connection: Connection, error: int, method: 
     puppet = Puppet(children, lock)
     puppet("acquire")
     exclusion = lock.acquire(True, 0.2) is False
+    puppet.begin("release")
+    handed_over = lock.acquire(True, PATIENCE)
+    puppet.end()
+    puppet.begin("acquire")
+    wait_for_waiters(lock, 1)
+    lock.release()
+    puppet.end()
     puppet.kill()
     warnings.simplefilter("ignore", mpbakery.OwnerDiedWarning)
     connection.send(
         {
             "has a name": os.fstat(lock.fileno()).st_nlink > 0,
             "exclusion": exclusion,
+            "handed over": handed_over,
             "taken over": lock.acquire(True, PATIENCE),
         }
     )
     children.close()
+
+
+def limit_processes(connection: Connection) -> None:
+    """Use a lock in a control group in which no process can be started any more; what comes of it, or why not."""
+    group = Path("/sys/fs/cgroup/pids", f"mpbakery-{os.getpid()}")
+    try:
+        group.mkdir()
+    except OSError as error:
+        connection.send(str(error))
+        return
+    try:
+        outside = os.fork()
+        if outside == 0:
+            _die_with_parent()
+            (group / "cgroup.procs").write_text(str(os.getpid()))
+            (group / "pids.max").write_text("1")
+            lock = mpbakery.Lock()
+            try:
+                os.fork()
+                refused = False
+            except BlockingIOError:
+                refused = True
+            with lock:
+                again = lock.acquire(True, 0.2)
+            connection.send({"refused": refused, "again": again, "free": not lock.locked()})
+            os._exit(0)
+        os.waitpid(outside, 0)
+    finally:
+        group.rmdir()
 
 
 # --- What puppets do there -------------------------------------------------------------------------------------------

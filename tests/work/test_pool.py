@@ -27,6 +27,7 @@ import pytest
 
 import mpbakery
 from mpbakery import WorkerDiedError
+from mpbakery._system.native import FREE_THREADED
 from mpbakery._work.pools.channel import message_of
 from support.namespaces import in_new_pid_namespace
 from support.pool_owners import (
@@ -541,7 +542,12 @@ def test_retries(fork: BaseContext, scene: SceneMaker, tmp_path: Path, retries: 
 
 # --- There is not enough memory ------------------------------------------------------------------------------------
 
+with_limits_of_memory = pytest.mark.skipif(
+    FREE_THREADED, reason="the interpreter has mapped a gigabyte ahead, in which it finds the memory all the same"
+)
 
+
+@with_limits_of_memory
 def test_a_task_that_is_too_large_for_the_memory_of_a_worker(fork: BaseContext) -> None:
     with mpbakery.Pool(1, limit_memory, (LARGE // 2,), context=fork) as pool:
         pid = pool.apply(os.getpid)
@@ -562,6 +568,7 @@ def test_a_task_that_kills_who_reads_it(fork: BaseContext) -> None:
         assert results[1].get(PATIENCE) == 10
 
 
+@with_limits_of_memory
 def test_a_result_that_is_too_large_for_the_memory_of_the_parent(fork: BaseContext, crew: Crew) -> None:
     ours, theirs = fork.Pipe()
     parent = crew.start(want_memory, theirs, fork, LARGE)

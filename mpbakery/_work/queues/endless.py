@@ -91,7 +91,7 @@ class Endless:
 
     def _count(self) -> int:
         words = self._book.words
-        tallies = words[FIRST:]
+        tallies = self._book.spans[FIRST:]
         put, got = sum(tallies[::_PAIR].tolist()), sum(tallies[1::_PAIR].tolist())
         return self._book.add(0) % TASK - BIAS + put - got - words[SURPLUS]
 

@@ -146,7 +146,7 @@ class Places:
 
     def _used(self) -> list[int]:
         """The words of the places that have ever had a number under way."""
-        return self._words[FIRST : FIRST + self._words[HIGH]].tolist()
+        return self._book.spans[FIRST : FIRST + self._words[HIGH]].tolist()
 
     # --- The numbers of free places --------------------------------------------------------------------------------
 

@@ -124,9 +124,7 @@ class MeteredWords:
         self._meter = meter
         self._name_of = name_of
 
-    def __getitem__(self, word: int | slice) -> Any:
-        if isinstance(word, slice):
-            return MeteredSpan(self._words[word], self._meter)
+    def __getitem__(self, word: int) -> Any:
         value = self._words[word]
         self._meter.step(f"load {self._name_of(word)}")
         return value
@@ -134,6 +132,17 @@ class MeteredWords:
     def __setitem__(self, word: int, value: float) -> None:
         self._words[word] = value
         self._meter.step(f"store {self._name_of(word)}")
+
+
+class MeteredSpans:
+    """Slices of words, that count what is done to them."""
+
+    def __init__(self, spans: Any, meter: Meter) -> None:
+        self._spans = spans
+        self._meter = meter
+
+    def __getitem__(self, span: slice) -> MeteredSpan:
+        return MeteredSpan(self._spans[span], self._meter)
 
 
 class MeteredSpan:
@@ -200,6 +209,7 @@ class MeteredMemory(Memory):
             return name_of(memory.slots, word) + whose
 
         self.words = MeteredWords(self.words, meter, name)  # type: ignore[assignment]
+        self.spans = MeteredSpans(self.spans, meter)  # type: ignore[assignment]
         self.times = MeteredWords(self.times, meter, name)  # type: ignore[assignment]
         self.mapping = MeteredMapping(self.mapping, meter, name)  # type: ignore[assignment]
         # the mapping itself is what C stores in, but for the count of permits, which has a store of its own
@@ -271,7 +281,7 @@ class MeteredMachine(ThisMachine):
         self, memory: Memory, meter: Meter, asleep: Callable[[], object], time_is_up: Callable[[], bool]
     ) -> None:
         """`asleep()` is called before each sleep; `time_is_up()` says that it ends, though nobody has ended it."""
-        super().__init__(memory.mapping)
+        super().__init__(memory.segment.mapping, memory.place)
         self._words = memory.words
         self._meter = meter
         self._asleep = asleep

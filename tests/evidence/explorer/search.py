@@ -263,10 +263,11 @@ def guided(scenario: Scenario, protocol: Protocol, model: str, guide: tuple[str,
 
     Each line of the guide has the number of a process, and how far that goes on: until it is about to do what the rest
     of the line begins with (`1 load OWNER`), or to its `end`. Or what happens to it: `1 is late`, `1 is killed`, `1 is
-    interrupted` by a handler that acquires, and `1 shows ATTENTION`, where the last one leaves its store buffer.
+    interrupted` by a handler that acquires, `1 raises` in one, and `1 shows ATTENTION`, where that leaves its store
+    buffer.
     """
     lines = list(guide)
-    happens = {"is late": "t{}", "is killed": "k{}", "is interrupted": "h{}t"}
+    happens = {"is late": "t{}", "is killed": "k{}", "is interrupted": "h{}t", "raises": "h{}r"}
 
     def lead(world: World, actions: list[str]) -> str:
         while lines:

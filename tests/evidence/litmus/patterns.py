@@ -66,6 +66,11 @@ FENCES: Final = {
         "OWNER closed, and `number[i] = 0` of who is interrupted",
         "OWNER changes under the next head: two are in",
     ),
+    "undo": Guard(
+        False,
+        "OWNER → HELD[i], or TAKEN of a semaphore, and `number[i] = 0` of an attempt that raises",
+        "it takes the word back from the next owner: two are in",
+    ),
     "leave": Guard(
         False,
         "what was written under the lock, and HELD = 0; in a release for another, "
@@ -83,6 +88,11 @@ FENCES: Final = {
     ),
     "see": Guard(
         False, "FLAG of an event, and what is read after `wait()` or `is_set()`", "likewise, seen from the reader"
+    ),
+    "let go": Guard(
+        False,
+        "being let go by whoever has set an event, and what is read after `wait()`",
+        "what was written before `set()` is not seen",
     ),
     "end": Guard(
         False,
@@ -143,6 +153,15 @@ PATTERNS: Final = [
         "A head has closed OWNER and is interrupted, the next one enters: OWNER is the old one again",
         (
             (Store("owner", 1), Fence("close"), Store("number", 0)),
+            (Load("room", "number"), Fence("head"), Store("owner", 2)),
+        ),
+        r"1:room=0 /\ [owner]=1",
+        (("number", 2),),
+    ),
+    Pattern(
+        "One has written OWNER and raises, the next one enters: OWNER is the first one's again",
+        (
+            (Store("owner", 1), Fence("undo"), Store("number", 0)),
             (Load("room", "number"), Fence("head"), Store("owner", 2)),
         ),
         r"1:room=0 /\ [owner]=1",
@@ -224,6 +243,15 @@ PATTERNS: Final = [
             (Load("flag", "flag"), Fence("see"), Load("data", "data")),
         ),
         r"1:flag=1 /\ 1:data=0",
+    ),
+    Pattern(
+        "Something is written before an event is set: who is let go sees what was there before",
+        (
+            (Store("data", 1), Fence("set"), Store("number", 0)),
+            (Load("number", "number"), Fence("let go"), Load("data", "data")),
+        ),
+        r"1:number=0 /\ 1:data=0",
+        (("number", 2),),
     ),
     Pattern(
         "A thread ends with the lock, one claims a slot: it sees that the thread has ended, and nobody in",

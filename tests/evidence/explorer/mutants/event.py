@@ -73,9 +73,8 @@ EVENT_MUTANTS: Final = {
         SEQUENTIAL,
         "event",
         """\
-                if not place.lost:
-                    room.words[place.number] = IDLE
+                    room.words[place.number] = room.machine.idle
 """,
-        "",
+        "                    pass\n",
     ),
 }

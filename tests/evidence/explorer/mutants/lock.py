@@ -87,10 +87,27 @@ LOCK_MUTANTS: Final = {
         SEQUENTIAL,
         "bakery",
         """\
-                    words[number] = IDLE
+                    words[number] = slot.idle
                     slot.announced""",
         """\
                     slot.announced""",
+    ),
+    "no fence between writing OWNER and leaving the line when that is undone": one_change(
+        "raising anywhere",
+        PARTIAL_STORE_ORDER,
+        "bakery",
+        "words[number] = slot.idle",
+        "words[number] = IDLE",
+        guide=(
+            "0 store OWNER",
+            "0 order",
+            "0 raises",
+            "0 order",
+            "0 shows number[0]",
+            "1 enter",
+            "0 shows OWNER",
+            "2 enter",
+        ),
     ),
     "the lock is kept after an exception": one_change(
         "raising", PARTIAL_STORE_ORDER, "bakery", "                        words[slot.held] = 0\n", ""

@@ -104,14 +104,29 @@ SEMAPHORE_MUTANTS: Final = {
         SEQUENTIAL,
         "permits",
         """\
-                if not slot.lost:
-                    words[number] = IDLE
+                    words[number] = slot.idle  # not IDLE: the next head could be one before it sees what was taken
                     slot.attempt = nested
                     if taken""",
         """\
-                if not slot.lost:
                     slot.attempt = nested
                     if taken""",
+    ),
+    "semaphore: no fence between taking a permit and leaving the line when that is undone": one_change(
+        "semaphore, raising anywhere",
+        PARTIAL_STORE_ORDER,
+        "permits",
+        "words[number] = slot.idle",
+        "words[number] = IDLE",
+        guide=(
+            "0 store TAKEN",
+            "0 order",
+            "0 raises",
+            "0 offset",
+            "0 shows number[0]",
+            "1 enter",
+            "0 end",
+            "2 enter",
+        ),
     ),
     "semaphore: a place is kept after giving up": one_change(
         "semaphore, timeouts",

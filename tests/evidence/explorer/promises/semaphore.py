@@ -39,7 +39,7 @@ class SemaphoreWorld(LineWorld):
 
     def may_interrupt(self, kind: str) -> bool:
         """Not where a call has ended and is not counted yet, or is counted and has not begun."""
-        return kind not in {"enter", "leave"}
+        return kind not in {"enter", "leave", "offset"}
 
     def execute(self, process: Process, operation: Any) -> Any:
         """With a count of what it takes and gives back itself."""

@@ -6,7 +6,17 @@ import dataclasses
 from typing import Any, Final
 
 from evidence.explorer.promises.lock import LockWorld
-from evidence.explorer.scenarios.scenario import Scenario, Script, idle, keeps, leave, newcomer, visits, wait_until
+from evidence.explorer.scenarios.scenario import (
+    Scenario,
+    Script,
+    idle,
+    keeps,
+    leave,
+    newcomer,
+    visits,
+    visits_in_spite,
+    wait_until,
+)
 from evidence.explorer.simulated.operations import Interrupt, Violation
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.world import Budget
@@ -168,6 +178,7 @@ _STRICT: Final = {
     "spinning, three": lock(visits(1), visits(1), visits(1), spins=1),
     "tries": lock(visits(1), tries, tries),
     "raising": lock(visits(2), visits(2), budget=Budget(handlers=1), handlers="r"),
+    "raising anywhere": lock(*[visits_in_spite] * 3, budget=Budget(handlers=1), handlers="r", anywhere=True),
     "raising, three": lock(visits(1), visits(1), visits(1), budget=Budget(handlers=2), handlers="r"),
     "handlers": lock(visits(1), visits(2), budget=Budget(handlers=1), handlers="t"),
     "handlers anywhere": lock(visits(1), visits(1), budget=Budget(handlers=1), handlers="t", anywhere=True),

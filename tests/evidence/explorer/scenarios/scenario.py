@@ -109,6 +109,14 @@ def visits(times: int, timeout: float | None = None, *, work: bool = True) -> Sc
     return script
 
 
+def visits_in_spite(process: Process) -> None:
+    """Acquire, work and release, and go on wherever that is interrupted."""
+    try:
+        visits(1)(process)
+    except Interrupt:
+        leave(process)
+
+
 def newcomer(process: Process) -> None:
     """Acquire without a slot; there may be none."""
     try:

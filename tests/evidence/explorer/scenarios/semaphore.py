@@ -6,7 +6,16 @@ from functools import partial
 from typing import Any, Final
 
 from evidence.explorer.promises.semaphore import SemaphoreWorld
-from evidence.explorer.scenarios.scenario import Scenario, Script, idle, keeps, newcomer, nothing, visits
+from evidence.explorer.scenarios.scenario import (
+    Scenario,
+    Script,
+    idle,
+    keeps,
+    newcomer,
+    nothing,
+    visits,
+    visits_in_spite,
+)
 from evidence.explorer.simulated.operations import Interrupt, Violation
 from evidence.explorer.simulated.process import Process
 from evidence.explorer.simulated.world import Budget
@@ -78,6 +87,9 @@ SEMAPHORES: Final = {
     "semaphore, given and timeouts": permits(0, gives(2), _PATIENT, keeps),
     "semaphore, spinning": permits(1, visits(2), visits(2, timeout=1.0), spins=1),
     "semaphore, raising": permits(1, *[visits(1)] * 3, budget=Budget(handlers=1), handlers="r"),
+    "semaphore, raising anywhere": permits(
+        1, *[visits_in_spite] * 3, budget=Budget(handlers=1), handlers="r", anywhere=True
+    ),
     "semaphore, raising, two permits": permits(2, *[visits(1)] * 3, budget=Budget(handlers=2), handlers="r"),
     "semaphore, handlers": permits(1, visits(1), visits(2), budget=Budget(handlers=1), handlers="t"),
     "semaphore, handlers twice": permits(1, visits(1), visits(1), budget=Budget(handlers=2), handlers="t"),

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from evidence.explorer.simulated.memory import SimulatedMemory
+from evidence.explorer.simulated.memory import Fenced, SimulatedMemory
 from evidence.explorer.simulated.operations import PARTIAL_STORE_ORDER
 from mpbakery._system.fence import Fence
 from mpbakery._system.identity import Process as Identity
+from mpbakery._system.layout import IDLE
 
 if TYPE_CHECKING:
     from evidence.explorer.simulated.process import Process
@@ -52,7 +53,7 @@ class LockFence(Fence):
         self.free = lock.release
 
 
-class SchedulerFence(Fence):
+class KernelFence(Fence):
     """The fence of other machines."""
 
     __slots__ = ("_process",)
@@ -81,7 +82,11 @@ class SimulatedMachine:
         self.yields = world.yields
         weak = world.model == PARTIAL_STORE_ORDER
         self.order: Callable[[], object] | None = self._order if weak else None
-        self._fence: type[LockFence | SchedulerFence] = SchedulerFence if weak else LockFence
+        self.idle: int = IDLE
+        if weak:
+            self.idle = Fenced(IDLE)
+            self.idle.fence = functools.partial(process.perform, "offset")
+        self._fence: type[LockFence | KernelFence] = KernelFence if weak else LockFence
 
     def _order(self) -> None:
         self._process.perform("order")

@@ -57,7 +57,18 @@ class Words:
         return self._process.perform("load", word)
 
     def __setitem__(self, word: int, value: Any) -> None:
-        self._process.perform("store", word, value)
+        if isinstance(value, Fenced):
+            value.fence()
+            # in one piece with the fence
+            self._process.perform("store0", word, operator.index(value))
+        else:
+            self._process.perform("store", word, value)
+
+
+class Fenced(int):
+    """A number with a fence in front of the store."""
+
+    fence: Callable[[], object]
 
 
 class Bytes:
@@ -79,7 +90,7 @@ class SimulatedMemory:
     def __init__(self, process: Process) -> None:
         self._process = process
         self.words = Words(process)
-        self.times = self.words
+        self.spans = self.times = self.words
         self.slots = process.world.slots
         self.robust = process.world.robust
 
