@@ -187,7 +187,7 @@ def _innermost_waits(namespace: int) -> dict[_Thread, _Wait]:
         memory = lock._memory
         if lock._kind not in KINDS or memory.namespace != namespace:
             continue
-        numbers = memory.words[NUMBERS : NUMBERS + memory.words[HIGH]].tolist()
+        numbers = memory.spans[NUMBERS : NUMBERS + memory.words[HIGH]].tolist()
         if max(numbers, default=IDLE) <= CHOOSING:
             continue
         for slot, number in enumerate(numbers):
@@ -227,7 +227,7 @@ def _holder(lock: Shared) -> _Hold | None:
     if lock._kind == LOCK:
         # Which locks are signals shows when they are given. One whose first owner has it still could be one.
         first = record_of(memory.slots, 0) + ENTERED
-        acquisitions = sum(words[first : first + words[HIGH] * RECORD : RECORD].tolist())
+        acquisitions = sum(memory.spans[first : first + words[HIGH] * RECORD : RECORD].tolist())
         if words[FOREIGN] or acquisitions - words[RECOVERIES] < 2:
             return None
     return hold
