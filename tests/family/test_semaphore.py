@@ -63,13 +63,19 @@ def test_one_permit_excludes(ctx: BaseContext, ctx_crew: Crew, kind: type[mpbake
 
 
 def crowd(semaphore: mpbakery.Semaphore, inside: Any, seen: Any, worker: int, rounds: int) -> None:
-    """Stay under the semaphore again and again, and note how many were seen there."""
+    """Stay under the semaphore again and again, and note how many were seen there.
+
+    Each counts when it comes, and when it goes. Two looks that see the same numbers have seen a moment in between, at
+    which all was so: in a single look, one could go, and the next one come, while the look was under way.
+    """
     for _ in range(rounds):
         with semaphore:
-            inside[worker] = 1
+            inside[worker] += 1
             time.sleep(0.0005)  # so that the others come meanwhile
-            seen[sum(inside)] += 1
-            inside[worker] = 0
+            looks = list(inside), list(inside)
+            if looks[0] == looks[1]:
+                seen[sum(number % 2 for number in looks[0])] += 1
+            inside[worker] += 1
 
 
 @pytest.mark.parametrize("permits", [2, 3])

@@ -364,7 +364,9 @@ def keep_slots() -> None:
 def keep_place_in_line() -> None:
     """Have an attempt that is interrupted keep its ticket."""
     _omit(
-        bakery.Bakery, "acquire", "                words[number] = IDLE\n                slot.announced = announced\n"
+        bakery.Bakery,
+        "acquire",
+        "                words[number] = slot.idle\n                slot.announced = announced\n",
     )
 
 
