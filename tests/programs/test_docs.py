@@ -34,8 +34,9 @@ def test_there_are_examples_on_every_page_that_has_code() -> None:
 
 @pytest.mark.parametrize(("code", "output"), examples())
 def test_example(code: str, output: str | None, tmp_path: Path) -> None:
-    if "import tqdm" in code:
-        pytest.importorskip("tqdm", reason="the only module of others in the documentation is not installed here")
+    for module in ("tqdm", "rich"):
+        if f"import {module}" in code:
+            pytest.importorskip(module, reason=f"{module}, which an example uses, is not installed here")
     if "RLIMIT_AS" in code and FREE_THREADED:
         pytest.skip("the interpreter has mapped a gigabyte ahead, in which it finds the memory all the same")
     script = tmp_path / "example.py"
