@@ -252,6 +252,13 @@ class SlowArrival:
         assert SlowArrival.gate.wait(PATIENCE)
 
 
+class LateArrival:
+    """Takes its time to be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[float]]:
+        return time.sleep, (0.1,)
+
+
 class Unpicklable:
     """Cannot be pickled."""
 

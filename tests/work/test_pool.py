@@ -42,6 +42,7 @@ from support.pool_owners import (
 )
 from support.pool_scenes import HeldUp, Scene, close_and_join
 from support.pool_tasks import (
+    LateArrival,
     Liar,
     Nestable,
     Poison,
@@ -807,6 +808,15 @@ def test_terminated_in_the_middle_of_everything(ctx: BaseContext, scene: SceneMa
     in_thread(play.pool.terminate)
     in_thread(play.pool.join)
     assert all(worker.exitcode is not None for worker in play.workers)
+
+
+def test_closed_while_no_worker_can_be_started(fork: BaseContext) -> None:
+    """None is, while a result is unpickled; what still waits for one is not forgotten."""
+    pool = mpbakery.Pool(1, maxtasksperchild=1, context=fork)
+    results = [pool.apply_async(LateArrival) for _ in range(5)]
+    pool.close()
+    pool.join()
+    assert [result.ready() for result in results] == [True] * 5
 
 
 def test_the_workers_end_with_their_parent(ctx: BaseContext, ctx_crew: Crew) -> None:

@@ -224,7 +224,8 @@ class Dispatcher:
 
     def _is_over(self) -> bool:
         ends = self._is_closing or self._make_end is not None
-        return ends and not (self._workers or self._hiring.starting or self._due or self._arrived)
+        waits = self._backlog.first() is not None  # for a worker, and none can be started at the moment
+        return ends and not (self._workers or self._hiring.starting or self._due or self._arrived or waits)
 
     def _close(self) -> None:
         """Leave nothing open, and nothing that refers to anything else."""
