@@ -30,7 +30,7 @@ from mpbakery._work.pools.lookout import Lookout
 from mpbakery._work.pools.messenger import Messenger
 from mpbakery._work.pools.staff import Worker, end_all
 from mpbakery._work.pools.task import Task
-from mpbakery._work.pools.threads import keep_on, let_go
+from mpbakery._work.pools.threads import join, keep_on, let_go
 
 #: How often to ask whether the workers live, while one of them has something to do (s). A death shows at once, unless
 #: another process has inherited the pipe that shows it.
@@ -154,8 +154,8 @@ class Dispatcher:
 
     def join(self) -> None:
         """Wait until all workers have ended, and everything is delivered."""
-        self.thread.join()
-        self.messenger.thread.join()
+        join(self.thread)
+        join(self.messenger.thread)
 
     def _tell(self, function: Callable[[], object]) -> None:
         """Have the thread call something of ours, which is called again if something out of the blue breaks it off."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mpbakery._errors import SharingError
 from mpbakery._work.pools.doors import Outcome, attempt, report
+from mpbakery._work.pools.threads import NOTICE
 
 _T = TypeVar("_T")
 
@@ -67,7 +68,8 @@ class AsyncResult(standard.AsyncResult[_T]):
         """Wait until the result is there, or `timeout` seconds have passed."""
         if not self._event.is_set():
             check_owner(self._owner)  # nobody could ever bring it here
-            self._event.wait(timeout)
+            while not self._event.wait(NOTICE if timeout is None else timeout) and timeout is None:
+                pass
 
     def _set(self, _index: int, outcome: Outcome) -> None:
         self._end(*outcome)
@@ -202,8 +204,10 @@ class IMapIterator(_StandardIterator[_T]):
             if self._outcomes.empty():
                 check_owner(self._owner)
             try:
-                item = self._outcomes.get(timeout=None if timeout is None else max(0, timeout))
+                item = self._outcomes.get(timeout=NOTICE if timeout is None else max(0, timeout))
             except queue.Empty:
+                if timeout is None:
+                    continue
                 raise MultiprocessingTimeoutError from None
             if isinstance(item, _End):
                 self._outcomes.put(item)  # for the next one who asks

@@ -18,6 +18,16 @@ _T = TypeVar("_T")
 #: How long a thread rests after something out of the blue (s): memory may come back, and what goes wrong again and
 #: again must not cost a whole core.
 _PAUSE: Final = 0.01
+#: Whoever waits without a limit looks so often whether there was a signal (s). The main thread, which is to handle it,
+#: is not woken by one that came just before it began to wait; nor by one that the kernel gave to another thread, as it
+#: may when that is just starting a thread or a process. Then a Ctrl-C would wait as well.
+NOTICE: Final = 0.25
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait until a thread has ended."""
+    while thread.is_alive():
+        thread.join(NOTICE)
 
 
 def keep_on(step: Callable[[], bool], mend: Callable[[BaseException], object]) -> None:
