@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import select
 from typing import Any, Final, NamedTuple
 
 from mpbakery._errors import reraise_handlers
@@ -167,9 +166,7 @@ def _by_descriptor(process: Process) -> bool:
         with _descriptor_of(process.pid) as file:
             if _is_other(process.start, _BY_INODE | os.fstat(file.fileno()).st_ino & _INODE):
                 return True
-            end = native.poll()
-            end.register(file, select.POLLIN)
-            return bool(end.poll(0))
+            return native.is_readable(file)
     except AttributeError:
         return False
     except OSError as error:

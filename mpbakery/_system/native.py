@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -55,3 +56,10 @@ get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 sleep: Final[Callable[[float], None]] = _original("time", "sleep")
 poll: Final[Callable[[], Any]] = _original("select", "poll")
 start_new_thread: Final[Callable[..., int]] = _original("_thread", "start_new_thread")
+
+
+def is_readable(end: Any) -> bool:
+    """Whether a descriptor, or what has one, can be read from at this moment, or has come to its end."""
+    waiting = poll()
+    waiting.register(end, select.POLLIN)
+    return bool(waiting.poll(0))

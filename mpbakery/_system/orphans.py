@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 import sys
 from multiprocessing import parent_process
@@ -29,7 +28,5 @@ def end_when_orphaned() -> None:
     except OSError:  # of a sandbox
         return
     # It may have been gone before, and no signal comes any more.
-    hangup = native.poll()
-    hangup.register(end, select.POLLIN)
-    if hangup.poll(0):
+    if native.is_readable(end):
         os.kill(os.getpid(), signal.SIGTERM)

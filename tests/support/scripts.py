@@ -11,8 +11,8 @@ import mpbakery
 from support.workers import DEADLINE
 
 
-def start(*command: str) -> subprocess.Popen[str]:
-    """Start a command of the interpreter, with the package that the tests use."""
+def start(*command: str, in_group: bool = False) -> subprocess.Popen[str]:
+    """Start a command of the interpreter, with the package that the tests use; in a process group of its own or not."""
     package = str(Path(mpbakery.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [package, str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
@@ -22,6 +22,7 @@ def start(*command: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=in_group,
     )
 
 

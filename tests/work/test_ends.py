@@ -6,38 +6,25 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
-from pathlib import Path
 
 import pytest
 
 import mpbakery
-from support import interrupted
+from support import interrupted, scripts
 from support.pool_tasks import interrupt_at_once
 from support.processes import all_processes, state_of, status_of
 from support.workers import PATIENCE, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
-_PACKAGE = str(Path(mpbakery.__file__).parent.parent)
-_TESTS = str(Path(__file__).parents[1])
-
 
 class Program:
     """A program in a process group of its own, as one that was started in a terminal."""
 
     def __init__(self, method: str, what: str) -> None:
-        path = os.pathsep.join(filter(None, [_PACKAGE, _TESTS, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, interrupted.__file__, method, what],
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = scripts.start(interrupted.__file__, method, what, in_group=True)
         self.pid = self._process.pid
         self._asleep = 0
         assert self._process.stdout is not None
